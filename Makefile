@@ -1,0 +1,62 @@
+# make demo    find faces in a photo and in a crowd made of it, pictures in out/demo/
+# make test    the tests            (make test PYTEST_ARGS="-k geometry -x")
+# make lint    style and format     (make format puts them right)
+# make bench   speed of the shipped detectors, and their accuracy where the corpus is found, into out/bench/
+# make clean   remove what the above wrote; make distclean: the environment too
+#
+# All share one environment, .venv, made on first use and left alone while setup.py, pyproject.toml and constraints.txt stay
+# the same. PYTHON=python3.12 chooses the interpreter, EXTRA=cu112 MXNet for CUDA 11.2.
+
+VENV   ?= .venv
+EXTRA  ?= cpu
+PYTHON ?=
+
+PY  := $(VENV)/bin/python
+OUT := out
+
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+# MXNet uses one thread unless told; a value of the caller's wins.
+export OMP_NUM_THREADS ?= $(CORES)
+export MPLBACKEND ?= Agg
+
+# The stamp's name carries everything the environment depends on, so a change asks for another file. Without a wish for an
+# interpreter any stamp of the rest will do.
+KEY   := $(shell cat setup.py pyproject.toml constraints.txt .ci/venv.sh | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.ready-$(EXTRA)-$(KEY)
+ifeq ($(PYTHON),)
+READY := $(firstword $(wildcard $(STAMP)*) $(STAMP))
+else
+READY := $(STAMP)-$(shell command -v $(PYTHON) | cksum | cut -d' ' -f1)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format bench clean distclean
+
+help:
+	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
+
+venv: $(READY)
+
+$(READY):
+	@VENV="$(VENV)" EXTRA="$(EXTRA)" PYTHON="$(PYTHON)" STAMP="$@" sh .ci/venv.sh
+
+demo: $(READY)
+	$(PY) benchmarks/demo.py --out $(OUT)/demo $(DEMO_ARGS)
+
+test: $(READY)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(READY)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf $(OUT) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

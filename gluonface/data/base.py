@@ -1,0 +1,174 @@
+"""The label layout every dataset reader gives and every transform moves. NumPy only.
+
+Coordinates are continuous pixels: the image covers [0, W] x [0, H] and the centre of its first pixel is (0.5, 0.5).
+Letters: M labelled faces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+__all__ = ["FaceLabels", "FaceSample", "concat_labels"]
+
+# Field -> shape of one face's row and dtype.
+_ARRAYS: dict[str, tuple[tuple[int, ...], type]] = {
+    "boxes": ((4,), np.float32),
+    "ignore": ((), np.bool_),
+    "landmarks5": ((5, 2), np.float32),
+    "landmarks68": ((68, 2), np.float32),
+    "pose": ((3,), np.float32),
+    "mesh_row": ((), np.int64),
+    "landmarks5_human": ((), np.bool_),
+}
+_LISTS = ("attributes", "box_from")
+_UNKNOWN = {"ignore": False, "landmarks5": np.nan, "pose": np.nan, "mesh_row": -1, "landmarks5_human": False}
+
+
+@dataclass(frozen=True, eq=False)
+class FaceLabels:
+    """The M labelled faces and ignore regions of one image.
+
+    Only `boxes` is needed; what is left out is unknown. Transforms change no array in place: they return new labels.
+
+    Parameters
+    ----------
+    boxes : (M, 4) float32
+        x1, y1, x2, y2 in pixels.
+    ignore : (M,) bool
+        True for a region that is neither a face to learn nor background.
+    landmarks5 : (M, 5, 2) float32
+        Left eye, right eye, nose, left and right mouth corner, left being the viewer's left on the upright face. NaN
+        where unknown.
+    pose : (M, 3) float32
+        Yaw, pitch, roll in degrees, convention of 300W-LP and AFLW2000 (``R = Rx(pitch) Ry(yaw) Rz(roll)``): positive
+        yaw turns the nose to the viewer's left, positive pitch looks up, positive roll tilts clockwise. NaN where
+        unknown.
+    landmarks68 : (M, 68, 2) float32, optional
+        300-W order, NaN for a face without; None when no face has them.
+    mesh_row : (M,) int64
+        Row of the dataset's mesh array, -1 where there is none.
+    landmarks5_human : (M,) bool
+        True where people, not a detector, placed the five points.
+    attributes : list of dict
+        What else the dataset says about each face.
+    box_from : list of str
+        Where each box comes from ("human", "landmarks", "teacher"); "" where unknown.
+
+    Raises
+    ------
+    InputError
+        When a field has the wrong shape or length; the message names it.
+    """
+
+    boxes: np.ndarray
+    ignore: np.ndarray | None = None
+    landmarks5: np.ndarray | None = None
+    pose: np.ndarray | None = None
+    landmarks68: np.ndarray | None = None
+    mesh_row: np.ndarray | None = None
+    landmarks5_human: np.ndarray | None = None
+    attributes: list[dict[str, Any]] | None = None
+    box_from: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        for name, (shape, dtype) in _ARRAYS.items():
+            value = getattr(self, name)
+            if value is None:
+                if name == "landmarks68":
+                    continue
+                value = np.full((count, *shape), _UNKNOWN[name], dtype)
+            else:
+                value = np.asarray(value, dtype)
+                if value.shape != (count, *shape):
+                    if count or value.size:
+                        raise InputError(
+                            f"{name} of {count} faces must have the shape {(count, *shape)}, got {value.shape}"
+                        )
+                    value = value.reshape(count, *shape)
+            object.__setattr__(self, name, value)
+        for name, empty in (("attributes", dict), ("box_from", str)):
+            value = getattr(self, name)
+            value = [empty() for _ in range(count)] if value is None else list(value)
+            if len(value) != count:
+                raise InputError(f"{name} must have one entry for each of the {count} faces, got {len(value)}")
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def empty(cls) -> FaceLabels:
+        """Labels of an image without faces: boxes of shape (0, 4)."""
+        return cls(boxes=np.zeros((0, 4), np.float32))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> FaceLabels:
+        """The faces of a slice, a mask or an array of indices, as new labels."""
+        rows = np.arange(len(self))[index]
+        if rows.ndim != 1:
+            raise InputError("FaceLabels takes a slice, a mask or a sequence of indices; for one face use labels[[i]]")
+        picked = {name: getattr(self, name)[rows] for name in _ARRAYS if getattr(self, name) is not None}
+        return FaceLabels(**picked, **{name: [getattr(self, name)[row] for row in rows] for name in _LISTS})
+
+    def with_(self, **changes: Any) -> FaceLabels:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    @property
+    def face_sizes(self) -> np.ndarray:
+        """(M,) float32 square root of each box's area in pixels: the size by which faces are called small or large."""
+        sides = np.maximum(self.boxes[:, 2:] - self.boxes[:, :2], 0)
+        return np.sqrt(sides[:, 0] * sides[:, 1])
+
+
+def concat_labels(parts: Sequence[FaceLabels]) -> FaceLabels:
+    """The faces of several labels, one after another, in one frame of coordinates."""
+    if not parts:
+        return FaceLabels.empty()
+    merged: dict[str, Any] = {}
+    for name, (shape, dtype) in _ARRAYS.items():
+        values = [getattr(part, name) for part in parts]
+        if all(value is None for value in values):
+            continue
+        blanks = (np.full((len(part), *shape), np.nan, dtype) for part in parts)
+        merged[name] = np.concatenate(
+            [blank if value is None else value for value, blank in zip(values, blanks, strict=True)]
+        )
+    for name in _LISTS:
+        merged[name] = [entry for part in parts for entry in getattr(part, name)]
+    return FaceLabels(**merged)
+
+
+@dataclass(frozen=True, eq=False)
+class FaceSample:
+    """One annotated image of a dataset, not yet opened.
+
+    Parameters
+    ----------
+    image_path : str
+        Where the image file is.
+    size_hw : (int, int)
+        Height and width in pixels.
+    faces : FaceLabels
+        Its labels, in pixels of that size.
+    source : str
+        Which collection it comes from; "" where unknown.
+    name : str
+        The image as its annotation file calls it, relative to the images folder; the path where not given.
+    """
+
+    image_path: str
+    size_hw: tuple[int, int]
+    faces: FaceLabels
+    source: str = ""
+    name: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.image_path)

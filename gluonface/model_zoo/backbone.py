@@ -1,0 +1,93 @@
+"""Backbones: GluonCV's classifiers cut into the stages that end at strides 8, 16 and 32.
+
+Paper line: any classifier whose maps halve; data flow: image (B, 3, H, W) -> C3, C4, C5.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .._compat import import_gluoncv, mx
+
+nn = mx.gluon.nn
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a GluonCV classifier is cut.
+
+    Attributes
+    ----------
+    ends : tuple of int
+        For a net with ``features``: index behind the last child of C3, C4, C5. Empty for a ResNet, which has named
+        layers.
+    channels : tuple of int
+        Channels of C3, C4, C5.
+    """
+
+    ends: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+BACKBONES = {
+    "mobilenet0.25": Cut(ends=(33, 69, 81), channels=(64, 128, 256)),
+    "mobilenet0.5": Cut(ends=(33, 69, 81), channels=(128, 256, 512)),
+    # The 1280 channels of MobileNetV2's last 1x1 convolution serve its classifier; a pyramid starts from the 320
+    # before.
+    "mobilenetv2_1.0": Cut(ends=(9, 16, 20), channels=(32, 96, 320)),
+    "resnet50_v1b": Cut(ends=(), channels=(512, 1024, 2048)),
+}
+
+
+class Backbone(nn.HybridBlock):
+    """Three stages of a GluonCV classifier.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``BACKBONES``.
+    pretrained : bool or str
+        True takes GluonCV's ImageNet weights (GluonCV downloads them once into ``root``); a path takes arrays under the
+        names of the PyTorch packages, see :func:`gluonface.model_zoo.importers.load_torch_backbone`.
+    root : path
+        GluonCV's folder for downloads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool | str | os.PathLike = False,
+        root: str | os.PathLike | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        cut = BACKBONES[name]
+        self.channels = cut.channels
+        zoo = import_gluoncv().model_zoo
+        where = {"root": os.fspath(root)} if root is not None else {}
+        host = zoo.get_model(name, pretrained=pretrained is True, **where)
+        if cut.ends:
+            children = list(host.features)
+            stages = [children[a:b] for a, b in zip((0, *cut.ends), cut.ends)]
+        else:
+            stem = [host.conv1, host.bn1, host.relu, host.maxpool, host.layer1, host.layer2]
+            stages = [stem, [host.layer3], [host.layer4]]
+        with self.name_scope():
+            self.stages = nn.HybridSequential()
+            for children in stages:
+                stage = nn.HybridSequential(prefix="")
+                stage.add(*children)
+                self.stages.add(stage)
+        if pretrained and pretrained is not True:
+            from .importers import load_torch_backbone
+
+            load_torch_backbone(self, pretrained)
+
+    def hybrid_forward(self, F, x):
+        """Images (B, 3, H, W) to C3, C4, C5 of strides 8, 16, 32."""
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return tuple(maps)

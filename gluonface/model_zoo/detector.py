@@ -1,0 +1,156 @@
+"""What every anchor-based detector here is: a network of raw predictions, and the same network with decoding and NMS.
+
+A hybridised block has one graph, so the two are two blocks: ``net.network`` is trained, ``net`` is used. They share
+parameters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+
+from .._compat import mx
+from ..decode import AnchorSpec
+from ..nn.anchors import AnchorGenerator
+from ..nn.coder import BoxDecoder, PointDecoder
+from . import store
+from .weights import ModelFacts, load_arrays
+
+nn = mx.gluon.nn
+
+
+class FaceDetector(nn.HybridBlock):
+    """Network, decoding and non-maximum suppression in one graph; outputs as GluonCV's detectors give them.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        Images (B, 3, H, W) to ``cls_preds (B, N, 2)`` logits of background and face, ``box_preds (B, N, 4)`` and
+        ``landmark_preds (B, N, 2K)``.
+    spec : AnchorSpec
+        The anchors that the predictions refer to.
+    facts : ModelFacts
+        Preprocessing and terms; ``net.facts``.
+    num_points : int
+        K.
+    nms_thresh, nms_topk, post_nms, score_thresh
+        See :meth:`set_nms`.
+    """
+
+    classes = ("face",)
+
+    def __init__(
+        self,
+        network,
+        spec: AnchorSpec,
+        facts: ModelFacts,
+        *,
+        num_points: int = 5,
+        nms_thresh: float = 0.4,
+        nms_topk: int = 1000,
+        post_nms: int = 750,
+        score_thresh: float = 0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.facts = facts
+        self.spec = spec
+        self.num_points = num_points
+        with self.name_scope():
+            self.network = network
+            self.anchors = AnchorGenerator(spec)
+            self.decode_boxes = BoxDecoder()
+            self.decode_points = PointDecoder(num_points)
+        self.set_nms(nms_thresh, nms_topk, post_nms, score_thresh)
+
+    def set_nms(
+        self, nms_thresh: float = 0.4, nms_topk: int = 1000, post_nms: int = 750, score_thresh: float = 0.02
+    ) -> None:
+        """Set non-maximum suppression, as in GluonCV's detectors.
+
+        Parameters
+        ----------
+        nms_thresh : float
+            Boxes overlapping a better one by more than this IoU are dropped; 0 or less, or 1 or more, keeps all.
+        nms_topk : int
+            Detections looked at, best first; -1 for all.
+        post_nms : int
+            Detections given out at most; -1 for all.
+        score_thresh : float
+            Detections below it are dropped before all else.
+        """
+        self.nms_thresh, self.nms_topk = nms_thresh, nms_topk
+        self.post_nms, self.score_thresh = post_nms, score_thresh
+        # These numbers are part of the graph.
+        self._clear_cached_op()
+
+    def hybrid_forward(self, F, x):
+        """Find faces in a batch.
+
+        Parameters
+        ----------
+        x : (B, 3, H, W)
+            RGB, normalised as ``net.facts`` says.
+
+        Returns
+        -------
+        ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4), landmarks (B, n, 2K)
+            Best first, in input pixels, padded with -1.
+        """
+        cls_preds, box_preds, landmark_preds = self.network(x)
+        anchors = self.anchors(x)
+        scores = F.slice_axis(F.softmax(cls_preds, axis=-1), axis=-1, begin=1, end=2)
+        rows = F.concat(
+            F.zeros_like(scores),
+            scores,
+            self.decode_boxes(box_preds, anchors),
+            self.decode_points(landmark_preds, anchors),
+            dim=-1,
+        )
+        # A threshold of 1 keeps all boxes, but sorts them and drops those of low score as any other does.
+        rows = F.contrib.box_nms(
+            rows,
+            overlap_thresh=self.nms_thresh if 0 < self.nms_thresh < 1 else 1,
+            topk=self.nms_topk,
+            valid_thresh=self.score_thresh,
+            id_index=0,
+            score_index=1,
+            coord_start=2,
+            force_suppress=True,
+        )
+        if self.post_nms > 0:
+            # slice, unlike slice_axis, allows fewer rows than asked for.
+            rows = F.slice(rows, begin=(None, 0, None), end=(None, self.post_nms, None))
+        cuts = (0, 1, 2, 6, 6 + 2 * self.num_points)
+        return tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
+
+    def initialize(self, init=None, ctx=None, verbose: bool = False, force_reinit: bool = False):
+        """Initialise the parameters that have no values yet; a pretrained backbone keeps its own."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*already initialized, ignoring.*")
+            super().initialize(init or mx.init.Uniform(), ctx, verbose, force_reinit)
+
+    def load_parameters(
+        self,
+        filename,
+        ctx=None,
+        allow_missing: bool = False,
+        ignore_extra: bool = False,
+        cast_dtype: bool = False,
+        dtype_source: str = "current",
+    ):
+        """Load weights as ``save_parameters`` wrote them; reads the file strictly.
+
+        Raises
+        ------
+        WeightsError
+            The file is damaged, truncated or no weights file, or its weights do not fit; the net is then unchanged.
+        """
+        load_arrays(
+            self,
+            store.read_params(filename),
+            source=filename,
+            ctx=ctx,
+            allow_missing=allow_missing,
+            ignore_extra=ignore_extra,
+        )

@@ -1,0 +1,1 @@
+"""HybridBlocks that the five systems share."""

@@ -1,0 +1,45 @@
+"""Decoders of regression outputs as graphs; twins of :mod:`gluonface.decode`."""
+
+from __future__ import annotations
+
+from .._compat import mx
+from ..decode import MAX_LOG_SIZE
+
+nn = mx.gluon.nn
+
+
+def _centre_and_scale(F, anchors):
+    """Anchors (1, N, 4) to their centres (1, N, 2) and sides (1, N, 1)."""
+    low, high = F.slice_axis(anchors, axis=-1, begin=0, end=2), F.slice_axis(anchors, axis=-1, begin=2, end=4)
+    return (low + high) / 2, F.slice_axis(high - low, axis=-1, begin=0, end=1)
+
+
+class BoxDecoder(nn.HybridBlock):
+    """box_preds (B, N, 4) and anchors (1, N, 4) to boxes (B, N, 4) xyxy in pixels (RetinaFace eq. 4)."""
+
+    def hybrid_forward(self, F, box_preds, anchors):
+        centre, scale = _centre_and_scale(F, anchors)
+        xy = F.broadcast_add(F.broadcast_mul(F.slice_axis(box_preds, axis=-1, begin=0, end=2), scale), centre)
+        log_size = F.minimum(F.slice_axis(box_preds, axis=-1, begin=2, end=4), MAX_LOG_SIZE)
+        half = F.broadcast_mul(F.exp(log_size), scale / 2)
+        return F.concat(xy - half, xy + half, dim=-1)
+
+
+class PointDecoder(nn.HybridBlock):
+    """landmark_preds (B, N, 2K) and anchors (1, N, 4) to points (B, N, 2K) in pixels, x and y in turn (RetinaFace eq.
+    4).
+
+    Parameters
+    ----------
+    num_points : int
+        K.
+    """
+
+    def __init__(self, num_points: int = 5, **kwargs):
+        super().__init__(**kwargs)
+        self.num_points = num_points
+
+    def hybrid_forward(self, F, landmark_preds, anchors):
+        centre, scale = _centre_and_scale(F, anchors)
+        centres = F.tile(centre, reps=(1, 1, self.num_points))
+        return F.broadcast_add(F.broadcast_mul(landmark_preds, scale), centres)

@@ -1,0 +1,43 @@
+"""Feature pyramid of the light detectors."""
+
+from __future__ import annotations
+
+from .._compat import mx
+from .blocks import conv_block
+
+nn = mx.gluon.nn
+
+
+class FeaturePyramid(nn.HybridBlock):
+    """Top-down pyramid: 1x1 laterals, nearest upsampling, sum, 3x3 smoothing (RetinaFace section 3.3).
+
+    The coarsest level is its lateral alone; every finer one is smoothed after the sum, and it is the smoothed map that
+    is handed further down, as the authors' MXNet sources do it.
+
+    Parameters
+    ----------
+    channels : int
+        Channels C of every level.
+    in_channels : sequence of int
+        Channels of the backbone's maps, finest first.
+    """
+
+    def __init__(self, channels: int, in_channels, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.laterals = nn.HybridSequential()
+            self.smooth = nn.HybridSequential()
+            for c in in_channels:
+                self.laterals.add(conv_block(channels, 1, in_channels=c))
+            for _ in in_channels[:-1]:
+                self.smooth.add(conv_block(channels, 3, in_channels=channels))
+
+    def hybrid_forward(self, F, *maps):
+        """Maps (B, C_i, h_i, w_i), finest first, to as many of (B, C, h_i, w_i)."""
+        levels = [self.laterals[-1](maps[-1])]
+        for i in reversed(range(len(maps) - 1)):
+            lateral = self.laterals[i](maps[i])
+            # An odd map is one row or column smaller than twice the coarser one.
+            above = F.slice_like(F.UpSampling(levels[0], scale=2, sample_type="nearest"), lateral, axes=(2, 3))
+            levels.insert(0, self.smooth[i](lateral + above))
+        return tuple(levels)

@@ -1,0 +1,140 @@
+"""Labels to training targets, in NumPy, in the workers.
+
+Letters: N anchors, M labelled faces, K landmarks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .decode import LIGHT_ANCHORS, AnchorSpec, anchors_for, encode_boxes, encode_points
+from .geometry import box_ioa, box_iou
+
+__all__ = ["AnchorTargets", "match_anchors"]
+
+#: ``cls_targets`` of an anchor that is neither face nor background.
+IGNORED = -1
+
+
+def match_anchors(
+    anchors: np.ndarray,
+    boxes: np.ndarray,
+    *,
+    positive_iou: float,
+    negative_iou: float,
+    low_quality_iou: float,
+) -> np.ndarray:
+    """Assign anchors to faces by overlap.
+
+    Parameters
+    ----------
+    anchors : ndarray (N, 4)
+    boxes : ndarray (M, 4)
+        xyxy in the same pixels.
+    positive_iou, negative_iou : float
+        An anchor is positive from the first on, background below the second, and ignored between.
+    low_quality_iou : float
+        A face's best anchors are positive from this overlap on, even below ``positive_iou``.
+
+    Returns
+    -------
+    ndarray, int64, (N,)
+        Index of the face, -1 for background, -2 for ignored.
+    """
+    if len(boxes) == 0:
+        return np.full(len(anchors), -1)
+    iou = box_iou(anchors, boxes)
+    face = iou.argmax(axis=1)
+    overlap = iou[np.arange(len(anchors)), face]
+    matched = np.where(overlap >= positive_iou, face, np.where(overlap < negative_iou, -1, -2))
+    best = iou.max(axis=0)
+    # Larger faces first, so that where two faces share their best anchor the smaller one, which has fewer others, keeps
+    # it.
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    for m in np.argsort(-area):
+        if best[m] >= low_quality_iou:
+            matched[iou[:, m] >= best[m] - 1e-6] = m
+    return matched
+
+
+@dataclass(frozen=True)
+class AnchorTargets:
+    """Training targets of an anchor-based detector.
+
+    Attributes
+    ----------
+    size_hw : (int, int)
+        Network input in pixels.
+    spec : AnchorSpec
+    positive_iou, negative_iou, low_quality_iou : float
+        See :func:`match_anchors`. The paper's .5 and .3 leave small faces without an anchor of .5 when there are two
+        sizes an octave apart; the light variant's sources use one threshold of .35.
+    ignore_ioa : float
+        Background anchors of which this share lies on an ignore region are ignored.
+    """
+
+    size_hw: tuple[int, int]
+    spec: AnchorSpec = LIGHT_ANCHORS
+    positive_iou: float = 0.35
+    negative_iou: float = 0.35
+    low_quality_iou: float = 0.2
+    ignore_ioa: float = 0.5
+
+    def __post_init__(self):
+        object.__setattr__(self, "anchors", anchors_for(self.size_hw, self.spec))
+
+    def encode_labels(self, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Targets of one image from its :class:`gluonface.data.base.FaceLabels`, see :meth:`__call__`."""
+        return self(labels.boxes, labels.landmarks5, labels.ignore)
+
+    def __call__(
+        self, boxes: np.ndarray, landmarks5: np.ndarray, ignore: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Targets of one image.
+
+        Parameters
+        ----------
+        boxes : ndarray (M, 4)
+            xyxy in input pixels.
+        landmarks5 : ndarray (M, 5, 2)
+            NaN where unknown.
+        ignore : ndarray, bool, (M,)
+            Regions that are neither face nor background.
+
+        Returns
+        -------
+        cls_targets : ndarray, float32, (N,)
+            1 face, 0 background, -1 ignored.
+        box_targets : ndarray, float32, (N, 4)
+            0 where the anchor is not positive.
+        landmark_targets : ndarray, float32, (N, 10)
+        landmark_masks : ndarray, float32, (N, 1)
+            1 where the anchor is positive and its face has points.
+        """
+        anchors = self.anchors
+        faces, points = boxes[~ignore], landmarks5[~ignore]
+        matched = match_anchors(
+            anchors,
+            faces,
+            positive_iou=self.positive_iou,
+            negative_iou=self.negative_iou,
+            low_quality_iou=self.low_quality_iou,
+        )
+        cls_targets = np.where(matched >= 0, 1.0, np.where(matched == -1, 0.0, float(IGNORED))).astype(np.float32)
+        if ignore.any():
+            on_region = box_ioa(anchors, boxes[ignore]).max(axis=1) >= self.ignore_ioa
+            cls_targets[on_region & (cls_targets == 0)] = IGNORED
+        box_targets = np.zeros((len(anchors), 4), np.float32)
+        landmark_targets = np.zeros((len(anchors), 2 * landmarks5.shape[1]), np.float32)
+        landmark_masks = np.zeros((len(anchors), 1), np.float32)
+        positive = np.flatnonzero(matched >= 0)
+        if len(positive):
+            face = matched[positive]
+            box_targets[positive] = encode_boxes(faces[face], anchors[positive])
+            known = np.isfinite(points[face]).all(axis=(1, 2))
+            with_points = positive[known]
+            landmark_targets[with_points] = encode_points(points[face[known]], anchors[with_points])
+            landmark_masks[with_points] = 1
+        return cls_targets, box_targets, landmark_targets, landmark_masks

@@ -1,0 +1,1 @@
+"""What the training loop in :mod:`gluonface.engine` is made of: its settings, checkpoints and log."""

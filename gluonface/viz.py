@@ -1,0 +1,176 @@
+"""Draw faces on photos: boxes, scores and points, as thick as the photo and the faces ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from .errors import InputError
+from .faces import Faces
+from .geometry import Letterbox, apply_letterbox, letterbox
+
+__all__ = ["POINT_COLORS", "contact_sheet", "draw_faces"]
+
+#: One colour (RGB) for each of the five points: left eye, right eye, nose, left and right mouth corner.
+POINT_COLORS = ((66, 135, 245), (64, 224, 208), (255, 220, 50), (240, 80, 200), (255, 120, 60))
+BOX_COLOR = (40, 220, 60)
+_OUTLINE = (0, 0, 0)
+_LANDMARK_COLOR = (255, 255, 255)
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Height in pixels of a capital letter of that font at scale 1.
+_FONT_HEIGHT = 22
+# OpenCV draws at positions of 1/16 pixel.
+_SHIFT = 4
+
+
+def draw_faces(
+    image: np.ndarray,
+    faces: Faces,
+    *,
+    scores: bool = True,
+    points: bool = True,
+    labels: Sequence[str] | None = None,
+    color: tuple[int, int, int] = BOX_COLOR,
+    thickness: int | None = None,
+) -> np.ndarray:
+    """Draw boxes, scores and points.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 RGB array
+        Not changed.
+    faces : Faces
+        In pixels of the image.
+    scores, points : bool
+        Whether to write scores and draw landmarks.
+    labels : sequence of n str, optional
+        Written instead of the scores.
+    color : (int, int, int)
+        Of the boxes, RGB.
+    thickness : int, optional
+        Of the box lines in pixels; by default it grows with the photo and is thinner for small faces.
+
+    Returns
+    -------
+    (H, W, 3) uint8 RGB array
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(f"expected an RGB image (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    if image.shape[:2] != faces.size_hw:
+        raise InputError(f"expected faces of an image of size {image.shape[:2]}, got faces of {faces.size_hw}")
+    if labels is not None and len(labels) != len(faces):
+        raise InputError(f"expected {len(faces)} labels, got {len(labels)}")
+    if labels is None:
+        labels = [f"{face.score:.2f}" if scores else "" for face in faces]
+    picture = np.ascontiguousarray(image).copy()
+    # The best last, so that it lies on top.
+    for i in np.argsort(faces.scores, kind="stable"):
+        face = faces[int(i)]
+        width = _line_width(face, image.shape) if thickness is None else thickness
+        _draw_box(picture, face.box, color, width)
+        if points:
+            _draw_points(picture, face)
+    for i in np.argsort(faces.scores, kind="stable"):
+        if labels[i]:
+            _write(picture, labels[i], faces.boxes[i], color)
+    return picture
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray], tile_hw: tuple[int, int] = (256, 256), columns: int | None = None, gap: int = 4
+) -> np.ndarray:
+    """Several images (H, W, 3) uint8 side by side, each fitted into a tile; white between them.
+
+    Parameters
+    ----------
+    images : sequence of arrays
+    tile_hw : (int, int)
+        Height and width of a tile.
+    columns : int, optional
+        Tiles in a row; by default as many as make the sheet about square.
+    gap : int
+        Pixels between tiles.
+    """
+    if not len(images):
+        raise InputError("expected at least one image")
+    height, width = tile_hw
+    columns = columns or max(1, round(np.sqrt(len(images) * height / width)))
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = (gap + place * (side + gap) for place, side in zip(divmod(i, columns), tile_hw))
+        sheet[top : top + height, left : left + width] = apply_letterbox(
+            image, _centred(image.shape[:2], tile_hw), pad_value=(255, 255, 255)
+        )
+    return sheet
+
+
+def _centred(size_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> Letterbox:
+    box = letterbox(size_hw, canvas_hw)
+    height, width = box.resized_hw
+    offset = float((canvas_hw[1] - width) // 2), float((canvas_hw[0] - height) // 2)
+    return Letterbox(box.scale_xy, offset, box.canvas_hw, box.source_hw)
+
+
+def _face_size(box: np.ndarray) -> float:
+    return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
+
+
+def _line_width(face, shape: tuple[int, ...]) -> int:
+    """1 pixel for a photo of 400, 5 for one of 4000; thinner for a small face, whose box a thick line would fill."""
+    return max(1, min(round(max(shape[:2]) / 800 + 0.4), round(_face_size(face.box) / 24)))
+
+
+def _fixed(values) -> list[int]:
+    """Continuous coordinates for OpenCV, whose pixel centres are whole numbers, in 1/16 pixel."""
+    limit = 2**15  # of drawing functions; everything beyond lies outside any photo anyway
+    return [round(v * 2**_SHIFT) for v in np.clip(np.asarray(values, float) - 0.5, -limit, limit)]
+
+
+def _draw_box(picture: np.ndarray, box: np.ndarray, color, width: int) -> None:
+    # On whole pixels: upright lines have no steps to smooth, and smoothing would only blur them.
+    x1, y1, x2, y2 = (round(value / 2**_SHIFT) for value in _fixed(box))
+    cv2.rectangle(picture, (x1, y1), (x2, y2), color, width)
+
+
+def _draw_points(picture: np.ndarray, face) -> None:
+    size = _face_size(face.box)
+    if face.landmarks is not None:
+        _draw_dots(picture, face.landmarks[0], [_LANDMARK_COLOR] * face.landmarks.shape[1], max(0.7, size / 120))
+    if face.landmarks5 is not None:
+        _draw_dots(picture, face.landmarks5[0], POINT_COLORS, max(1.0, size / 45))
+
+
+def _draw_dots(picture: np.ndarray, points: np.ndarray, colors, radius: float) -> None:
+    """Filled dots with a dark rim, which shows on light skin as on dark; small ones go without."""
+    rim = max(1.0, radius * 0.3) if radius >= 2 else 0.0
+    for point, color in zip(points, colors):
+        center = tuple(_fixed(point))
+        if rim:
+            cv2.circle(picture, center, round((radius + rim) * 2**_SHIFT), _OUTLINE, -1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(picture, center, round(radius * 2**_SHIFT), color, -1, cv2.LINE_AA, _SHIFT)
+
+
+def _write(picture: np.ndarray, text: str, box: np.ndarray, color) -> None:
+    """Text on a plate of the box's colour above the box, inside it where the photo ends; none for a tiny face."""
+    height, width = picture.shape[:2]
+    letter = np.clip(_face_size(box) / 9, max(height, width) / 90, max(height, width) / 30)
+    letter = max(letter, 7.0)
+    if letter > 0.75 * (box[3] - box[1]):
+        return  # the text would hide the face
+    scale = float(letter) / _FONT_HEIGHT
+    weight = max(1, round(letter / 9))
+    (text_width, text_height), _ = cv2.getTextSize(text, _FONT, scale, weight)
+    pad = max(1, round(letter / 4))
+    plate_height, plate_width = text_height + 2 * pad, text_width + 2 * pad
+    left = int(np.clip(round(float(box[0])), 0, max(0, width - plate_width)))
+    top = round(float(box[1])) - plate_height
+    if top < 0:  # no room above: below, or else inside
+        below = round(float(box[3]))
+        top = below if below + plate_height <= height else max(0, round(float(box[1])))
+    cv2.rectangle(picture, (left, top), (left + plate_width - 1, top + plate_height - 1), color, -1)
+    ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 128 else (255, 255, 255)
+    cv2.putText(picture, text, (left + pad, top + pad + text_height - 1), _FONT, scale, ink, weight, cv2.LINE_AA)

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from gluonface._compat import mx
+from gluonface.decode import LIGHT_ANCHORS, anchors_for, decode_boxes, decode_points
+from gluonface.errors import WeightsError
+from gluonface.geometry import nms
+from gluonface.model_zoo.detector import FaceDetector
+from gluonface.model_zoo.weights import ModelFacts
+
+FACTS = ModelFacts("test", "test", "none", "none", params=0, gf=0)
+
+
+class Fixed(mx.gluon.nn.HybridBlock):
+    """A network that predicts what it was given, whatever the image."""
+
+    def __init__(self, *preds):
+        super().__init__()
+        with self.name_scope():
+            for name, pred in zip("cbl", preds):
+                setattr(self, name, self.params.get_constant(name, mx.nd.array(pred)))
+
+    def hybrid_forward(self, F, x, c, b, l):
+        return c, b, l
+
+
+def made(cls, box, landmark, **options):
+    net = FaceDetector(Fixed(cls, box, landmark), LIGHT_ANCHORS, FACTS, **options)
+    net.initialize()
+    return net
+
+
+@pytest.fixture
+def preds():
+    rng = np.random.default_rng(0)
+    count = LIGHT_ANCHORS.count((64, 64))
+    return [rng.normal(0, s, (2, count, w)).astype(np.float32) for s, w in ((3, 2), (0.3, 4), (0.3, 10))]
+
+
+X = mx.nd.zeros((2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_detections_are_those_of_numpy_decoding_and_nms(preds, hybrid):
+    net = made(*preds, nms_thresh=0.4, nms_topk=-1, post_nms=-1, score_thresh=0.3)
+    if hybrid:
+        net.hybridize()
+    ids, scores, boxes, landmarks = (o.asnumpy() for o in net(X))
+    anchors = anchors_for((64, 64))
+    for i in range(2):
+        probability = np.exp(preds[0][i, :, 1]) / np.exp(preds[0][i]).sum(axis=1)
+        all_boxes = decode_boxes(preds[1][i], anchors)
+        chosen = np.flatnonzero(probability > 0.3)
+        chosen = chosen[nms(all_boxes[chosen], probability[chosen], 0.4)]
+        valid = ids[i, :, 0] >= 0
+        assert valid.sum() == len(chosen) > 5
+        np.testing.assert_allclose(scores[i, valid, 0], probability[chosen], rtol=1e-5)
+        np.testing.assert_allclose(boxes[i, valid], all_boxes[chosen], atol=1e-3)
+        expected = decode_points(preds[2][i], anchors)[chosen].reshape(-1, 10)
+        np.testing.assert_allclose(landmarks[i, valid], expected, atol=1e-3)
+        assert valid[: len(chosen)].all() and (np.diff(scores[i, valid, 0]) <= 0).all()
+        assert (boxes[i, ~valid] == -1).all() and (scores[i, ~valid] == -1).all()
+
+
+def test_outputs_have_the_hosts_form_and_plot_with_its_tools(preds):
+    net = made(*preds, post_nms=10)
+    ids, scores, boxes, landmarks = net(X)
+    assert [o.shape for o in (ids, scores, boxes, landmarks)] == [(2, 10, 1), (2, 10, 1), (2, 10, 4), (2, 10, 10)]
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from gluonface._compat import import_gluoncv
+
+    utils = import_gluoncv().utils
+    axes = utils.viz.plot_bbox(
+        np.zeros((64, 64, 3), np.uint8), boxes[0], scores[0], ids[0], class_names=net.classes, thresh=0.5
+    )
+    assert len(axes.patches) == (scores[0].asnumpy() >= 0.5).sum() > 0
+
+
+def test_a_hybridised_net_follows_set_nms(preds):
+    net = made(*preds, nms_topk=-1, post_nms=-1, score_thresh=0.3)
+    net.hybridize()
+    counts = []
+    for thresh in (0.1, 0.4, 1):
+        net.set_nms(nms_thresh=thresh, nms_topk=-1, post_nms=-1, score_thresh=0.3)
+        counts.append(int((net(X)[0].asnumpy() >= 0).sum()))
+    assert counts[0] < counts[1] < counts[2]
+    net.set_nms(nms_thresh=1, nms_topk=-1, post_nms=3)
+    assert net(X)[0].shape == (2, 3, 1)
+
+
+def test_a_net_exported_whole_gives_the_same_detections(preds, tmp_path):
+    net = made(*preds, post_nms=10)
+    net.hybridize()
+    expected = [o.asnumpy() for o in net(X)]
+    net.export(str(tmp_path / "net"))
+    block = mx.gluon.SymbolBlock.imports(str(tmp_path / "net-symbol.json"), ["data"], str(tmp_path / "net-0000.params"))
+    for found, wanted in zip(block(X), expected):
+        np.testing.assert_allclose(found.asnumpy(), wanted, rtol=1e-6)
+
+
+def test_weights_that_do_not_fit_leave_the_net_unchanged(tmp_path):
+    def dense(units):
+        net = FaceDetector(mx.gluon.nn.Dense(units, in_units=3), LIGHT_ANCHORS, FACTS)
+        net.initialize(mx.init.Normal(1))
+        return net
+
+    net, file = dense(4), str(tmp_path / "other.params")
+    dense(5).save_parameters(file)
+    before = net.network.weight.data().asnumpy()
+    with pytest.raises(WeightsError, match="do not fit FaceDetector: of another shape.*network.bias: expected"):
+        net.load_parameters(file)
+    np.testing.assert_array_equal(net.network.weight.data().asnumpy(), before)
+    good = dense(4)
+    good.network.weight.data()[0] = np.nan
+    good.save_parameters(file)
+    with pytest.raises(WeightsError, match="not finite"):
+        net.load_parameters(file)

@@ -1,0 +1,212 @@
+"""Faces: what goes in is checked, what comes out is plain."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from gluonface.errors import InputError
+from gluonface.faces import SCHEMES, Face, Faces
+
+
+def three_faces() -> Faces:
+    rng = np.random.default_rng(0)
+    boxes = np.array([[10, 10, 30, 40], [0, 0, 5, 5], [50.1, 20.2, 90.3, 80.4]])
+    return Faces(
+        boxes,
+        [0.3, 0.9, 0.6],
+        landmarks5=rng.uniform(0, 100, (3, 5, 2)),
+        landmarks=rng.uniform(0, 100, (3, 68, 2)),
+        scheme="68",
+        pose=rng.uniform(-30, 30, (3, 3)),
+        mesh=rng.normal(0, 100, (3, 7, 3)),
+        size_hw=(100, 120),
+    )
+
+
+def test_arrays_are_float32_and_of_the_documented_shapes():
+    faces = three_faces()
+    shapes = {
+        name: getattr(faces, name).shape for name in ("boxes", "scores", "landmarks5", "landmarks", "pose", "mesh")
+    }
+    assert shapes == {
+        "boxes": (3, 4),
+        "scores": (3,),
+        "landmarks5": (3, 5, 2),
+        "landmarks": (3, 68, 2),
+        "pose": (3, 3),
+        "mesh": (3, 7, 3),
+    }
+    assert all(getattr(faces, name).dtype == np.float32 for name in shapes)
+    assert faces.size_hw == (100, 120)
+
+
+def test_an_empty_result_has_boxes_of_shape_0_4():
+    faces = Faces.empty((7, 9))
+    assert len(faces) == 0
+    assert faces.boxes.shape == (0, 4)
+    assert faces.scores.shape == (0,)
+    assert faces.landmarks5.shape == (0, 5, 2)
+    assert Faces([], [], size_hw=(7, 9)).boxes.shape == (0, 4)
+
+
+def test_the_arrays_cannot_be_written_and_the_fields_cannot_be_set():
+    faces = three_faces()
+    with pytest.raises(ValueError, match="read-only"):
+        faces.boxes[0, 0] = 5
+    with pytest.raises(ValueError, match="read-only"):
+        faces[1].landmarks5[0] = 5
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        faces.scores = np.zeros(3)
+
+
+def test_the_callers_array_is_copied_and_stays_writable():
+    boxes = np.array([[0, 0, 5, 5]], np.float32)
+    faces = Faces(boxes, [1], size_hw=(9, 9))
+    boxes[0, 0] = 3
+    assert faces.boxes[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"boxes": np.zeros((2, 5))}, r"Faces.boxes: expected shape \(n, 4\) with n = 2 boxes, got \(2, 5\)"),
+        ({"boxes": [1, 2, 3, 4]}, r"Faces.boxes: expected shape \(n, 4\)"),
+        ({"boxes": None}, "Faces.boxes: expected an array, got None"),
+        ({"boxes": [[0, 0, 1, 1], [5, 0, 4, 9]]}, r"x2 >= x1 .*\[5.0, 0.0, 4.0, 9.0\] for face 1 of 2"),
+        ({"boxes": [[0, 0, 1, 1], [0, 9, 4, 8]]}, "y2 >= y1"),
+        ({"boxes": [[0, 0, 1, 1], [0, np.nan, 4, 8]]}, "Faces.boxes: expected finite numbers.* for face 1 of 2"),
+        ({"boxes": "photo.jpg"}, "Faces.boxes: expected an array"),
+        ({"scores": [0.5]}, r"Faces.scores: expected shape \(n,\) with n = 2 boxes, got \(1,\)"),
+        ({"scores": [[0.5], [0.5]]}, "Faces.scores: expected shape"),
+        ({"scores": [0.5, np.inf]}, "Faces.scores: expected finite numbers"),
+        ({"landmarks5": np.zeros((2, 10))}, r"Faces.landmarks5: expected shape \(n, 5, 2\)"),
+        ({"landmarks5": np.zeros((1, 5, 2))}, "Faces.landmarks5: expected shape"),
+        ({"landmarks": np.zeros((2, 68, 2))}, "landmarks and scheme go together"),
+        ({"scheme": "68"}, "landmarks and scheme go together"),
+        ({"landmarks": np.zeros((2, 67, 2)), "scheme": "68"}, r"expected shape \(n, 68, 2\) .* got \(2, 67, 2\)"),
+        ({"pose": np.zeros((2, 2))}, r"Faces.pose: expected shape \(n, 3\)"),
+        ({"mesh": np.zeros((2, 468, 2))}, r"Faces.mesh: expected shape \(n, K, 3\)"),
+        ({"size_hw": 640}, r"Faces.size_hw: expected \(height, width\), got 640"),
+        ({"size_hw": (0, 5)}, "at least 1"),
+    ],
+)
+def test_wrong_input_is_refused_and_named(fields, says):
+    good = {"boxes": [[0, 0, 1, 1], [0, 0, 2, 2]], "scores": [0.5, 0.4], "size_hw": (9, 9)}
+    with pytest.raises(InputError, match=says):
+        Faces(**{**good, **fields})
+
+
+def test_a_typo_in_a_field_fails():
+    with pytest.raises(TypeError):
+        Faces([], [], landmark5=None, size_hw=(1, 1))
+
+
+def test_an_int_gives_one_face_with_box_and_score():
+    face = three_faces()[-1]
+    assert isinstance(face, Face)
+    assert len(face) == 1
+    assert face.box == pytest.approx([50.1, 20.2, 90.3, 80.4])
+    assert face.score == pytest.approx(0.6)
+    assert face.landmarks.shape == (1, 68, 2)
+    assert face.size_hw == (100, 120)
+
+
+def test_slices_masks_and_index_arrays_choose_from_every_array():
+    faces = three_faces()
+    for index, rows in [
+        (slice(1, None), [1, 2]),
+        (faces.scores > 0.5, [1, 2]),
+        ([2, 0], [2, 0]),
+        (np.array([1]), [1]),
+        ([], []),
+        (np.zeros(3, bool), []),
+    ]:
+        chosen = faces[index]
+        assert type(chosen) is Faces
+        for name in ("boxes", "scores", "landmarks5", "landmarks", "pose", "mesh"):
+            np.testing.assert_array_equal(getattr(chosen, name), getattr(faces, name)[rows])
+
+
+@pytest.mark.parametrize("index", [3, -4, np.array([True, False]), [0.5], np.zeros((2, 2), int), "boxes", True])
+def test_a_wrong_index_is_an_index_error(index):
+    with pytest.raises(IndexError):
+        three_faces()[index]
+
+
+def test_iterating_gives_one_face_after_another():
+    scores = [face.score for face in three_faces()]
+    assert scores == pytest.approx([0.3, 0.9, 0.6])
+
+
+def test_sorting_puts_the_best_first_and_keeps_ties_in_order():
+    assert three_faces().sorted_by_score().scores.tolist() == pytest.approx([0.9, 0.6, 0.3])
+    tied = Faces([[0, 0, 1, 1], [0, 0, 2, 2]], [0.5, 0.5], size_hw=(9, 9)).sorted_by_score()
+    assert tied.boxes[0, 2] == 1
+
+
+def test_largest_is_the_face_of_largest_area_and_none_of_none():
+    assert three_faces().largest().boxes[0, 0] == pytest.approx(50.1)
+    assert len(Faces.empty((5, 5)).largest()) == 0
+
+
+def test_with_replaces_fields_and_checks_them():
+    faces = three_faces().with_(scores=[1, 2, 3], pose=None)
+    assert faces.scores.tolist() == [1, 2, 3]
+    assert faces.pose is None
+    with pytest.raises(InputError):
+        faces.with_(scores=[1])
+
+
+def test_faces_of_the_same_numbers_are_equal_and_others_are_not():
+    faces = three_faces()
+    assert faces == three_faces()
+    assert faces != faces.with_(pose=None)
+    assert faces != faces.with_(size_hw=(100, 121))
+    assert faces != faces.with_(scores=faces.scores + 1e-3)
+    assert faces != "faces"
+
+
+def test_the_dictionary_is_what_the_command_writes():
+    d = three_faces()[:1].to_dict("a.jpg", "some_model")
+    assert list(d) == ["image", "width", "height", "model", "faces"]
+    assert (d["image"], d["width"], d["height"], d["model"]) == ("a.jpg", 120, 100, "some_model")
+    (face,) = d["faces"]
+    assert face["box"] == [10, 10, 30, 40]
+    assert face["score"] == 0.3  # not 0.30000001192092896
+    assert len(face["landmarks5"]) == 5
+    assert len(face["landmarks"]) == 68
+    assert list(face["pose"]) == ["yaw", "pitch", "roll"]
+
+
+@pytest.mark.parametrize("faces", [three_faces(), three_faces().with_(landmarks5=None, mesh=None), Faces.empty((3, 4))])
+def test_json_gives_back_the_same_float32(faces):
+    assert Faces.from_dict(json.loads(json.dumps(faces.to_dict(), allow_nan=False))) == faces
+
+
+def test_extreme_numbers_come_back_from_json():
+    boxes = np.array([[1e-30, 1e-7, 123456.789, 1e30]], np.float32)
+    faces = Faces(boxes, [np.float32(1) / 3], size_hw=(1, 1))
+    assert Faces.from_dict(json.loads(json.dumps(faces.to_dict()))) == faces
+
+
+def test_an_incomplete_dictionary_is_refused():
+    with pytest.raises(InputError, match="'width' is missing"):
+        Faces.from_dict({"height": 3, "faces": []})
+    with pytest.raises(InputError, match="face 1 of 2 has no 'score'"):
+        Faces.from_dict({"height": 3, "width": 3, "faces": [{"box": [0, 0, 1, 1], "score": 1}, {"box": [0, 0, 1, 1]}]})
+
+
+def test_the_flip_index_of_five_points_exchanges_eyes_and_mouth_corners():
+    scheme = SCHEMES["5"]
+    assert scheme.flip_index.tolist() == [1, 0, 2, 4, 3]
+    assert len(scheme.names) == scheme.num_points == 5
+    assert sorted(i for group in scheme.groups.values() for i in group) == list(range(5))
+
+
+def test_the_representation_is_short():
+    assert repr(three_faces()) == "Faces(3 in 120x100, scores 0.900..0.300, landmarks5, pose, mesh, 68 landmarks)"
+    assert repr(Faces.empty((5, 6))) == "Faces(0 in 6x5, landmarks5)"

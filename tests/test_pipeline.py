@@ -1,0 +1,388 @@
+"""FaceAnalyzer with a small net that "detects" bright rectangles, so that the right answer is known to the pixel."""
+
+from __future__ import annotations
+
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from gluonface._compat import mx
+from gluonface.errors import ImageError, InputError
+from gluonface.faces import Faces
+from gluonface.geometry import letterbox
+from gluonface.image import encode_image
+from gluonface.model_zoo import ModelFacts
+from gluonface.pipeline import FaceAnalyzer, postprocess, preprocess
+
+FACTS = ModelFacts(
+    name="bright_rectangles",
+    system="fake",
+    backbone="none",
+    dataset="none",
+    params=0,
+    gf=0.0,
+    mean=(0.4, 0.5, 0.6),
+    std=(0.2, 0.25, 0.3),
+    size=128,
+    score_thresh=0.3,
+)
+#: Where the five points lie in a box, as parts of its width and height.
+PARTS = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+
+
+class BrightRectangles(mx.gluon.Block):
+    """Boxes round the bright parts of a canvas; the score is how bright they are."""
+
+    def __init__(self, points: bool = True):
+        super().__init__()
+        self.facts = FACTS
+        self.points = points
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.shape)
+        rgb = x.asnumpy() * np.reshape(FACTS.std, (3, 1, 1)) + np.reshape(FACTS.mean, (3, 1, 1))
+        found = [self.rectangles(image.mean(axis=0)) for image in rgb]
+        rows = np.full((len(found), 20, 16), -1, np.float32)
+        for i, boxes in enumerate(found):
+            for k, (score, box) in enumerate(boxes[:20]):
+                points = np.asarray(box[:2]) + PARTS * (np.asarray(box[2:]) - box[:2])
+                rows[i, k] = [0, score, *box, *points.ravel()]
+        parts = [rows[..., :1], rows[..., 1:2], rows[..., 2:6]] + ([rows[..., 6:]] if self.points else [])
+        return [mx.nd.array(part) for part in parts]
+
+    @staticmethod
+    def rectangles(brightness):
+        n, labels, stats, _ = cv2.connectedComponentsWithStats((brightness > 0.1).astype(np.uint8))
+        found = []
+        for k in range(1, n):
+            x, y, width, height = stats[k, :4]
+            found.append((float(np.median(brightness[labels == k])), (x, y, x + width, y + height)))
+        return sorted(found, reverse=True)
+
+
+def photo(size_hw, *rectangles, brightness=(230, 180, 130)) -> np.ndarray:
+    """Black, with grey rectangles x1, y1, x2, y2."""
+    image = np.zeros((*size_hw, 3), np.uint8)
+    for (x1, y1, x2, y2), value in zip(rectangles, brightness):
+        image[y1:y2, x1:x2] = value
+    return image
+
+
+PHOTOS = [
+    photo((128, 96), (16, 24, 48, 64), (60, 80, 92, 120)),
+    photo((300, 400), (40, 80, 120, 200)),
+    photo((64, 64)),
+    photo((50, 30), (0, 0, 30, 25)),
+    photo((90, 128), (8, 8, 32, 40), (64, 8, 96, 48), (70, 60, 120, 85)),
+]
+
+
+def analyzer(points=True, **options) -> FaceAnalyzer:
+    return FaceAnalyzer(BrightRectangles(points), **options)
+
+
+# Preprocessing
+
+
+def test_a_canvas_is_normalised_as_the_facts_say_in_rgb_order():
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[...] = (255, 128, 0)
+    x = preprocess(image, letterbox((4, 8), (8, 8)), FACTS)
+    assert x.shape == (3, 8, 8)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x[:, 0, 0], [(1 - 0.4) / 0.2, (128 / 255 - 0.5) / 0.25, (0 - 0.6) / 0.3], rtol=1e-6)
+    np.testing.assert_allclose(x[:, 6, 0], [-0.4 / 0.2, -0.5 / 0.25, -0.6 / 0.3], rtol=1e-6)
+
+
+def test_preprocessing_writes_into_a_slice_of_a_batch():
+    batch = np.zeros((2, 3, 64, 64), np.float32)
+    box = letterbox(PHOTOS[0].shape[:2], (64, 64))
+    preprocess(PHOTOS[0], box, FACTS, batch[1])
+    np.testing.assert_array_equal(batch[1], preprocess(PHOTOS[0], box, FACTS))
+    assert (batch[0] == 0).all()
+
+
+# Postprocessing
+
+
+def outputs_of(rows, points=None):
+    rows = np.array([rows], np.float32)
+    parts = [rows[..., :1], rows[..., 1:2], rows[..., 2:6]]
+    return parts if points is None else [*parts, np.array([points], np.float32)]
+
+
+def test_padding_weak_and_empty_boxes_are_dropped_and_the_best_comes_first():
+    box = letterbox((100, 100), (50, 50))
+    rows = [
+        [0, 0.4, 5, 5, 10, 10],
+        [0, 0.9, 10, 10, 20, 20],
+        [0, 0.1, 10, 10, 20, 20],
+        [0, 0.8, 60, 60, 70, 70],  # beside the photo
+        [0, 0.7, 30, 30, 30, 40],  # no width
+        [0, 0.6, 40, -9, 80, 20],  # partly beside the photo
+        [-1, -1, -1, -1, -1, -1],
+    ]
+    (faces,) = postprocess(outputs_of(rows), [box], 0.3)
+    assert faces.scores.tolist() == pytest.approx([0.9, 0.6, 0.4])
+    np.testing.assert_allclose(faces.boxes, [[20, 20, 40, 40], [80, 0, 100, 40], [10, 10, 20, 20]])
+    assert faces.landmarks5 is None
+    assert faces.size_hw == (100, 100)
+    assert len(postprocess(outputs_of(rows), [box], 0.3, max_faces=1)[0]) == 1
+
+
+def test_points_come_back_to_the_photo_and_are_not_cut():
+    box = letterbox((100, 200), (50, 50))
+    (faces,) = postprocess(outputs_of([[0, 0.9, 0, 0, 9, 9]], [[-4, 2, 6, 2, 3, 4, 1, 6, 5, 6]]), [box])
+    np.testing.assert_allclose(faces.landmarks5, [[[-16, 8], [24, 8], [12, 16], [4, 24], [20, 24]]])
+
+
+def test_more_points_become_landmarks_of_their_scheme():
+    box = letterbox((50, 50), (50, 50))
+    for rows in ([[0, 0.9, 0, 0, 9, 9]], [[-1, -1, -1, -1, -1, -1]]):
+        (faces,) = postprocess(outputs_of(rows, np.zeros((1, 136))), [box])
+        assert faces.scheme == "68"
+        assert faces.landmarks.shape == (len(faces), 68, 2)
+
+
+# The analyzer
+
+
+def test_faces_come_back_in_pixels_of_the_photo():
+    faces = analyzer()(PHOTOS[0])
+    np.testing.assert_array_equal(faces.boxes, [[16, 24, 48, 64], [60, 80, 92, 120]])
+    np.testing.assert_allclose(faces.scores, [230 / 255, 180 / 255], rtol=1e-4)
+    np.testing.assert_allclose(faces.landmarks5[0], [16, 24] + PARTS * [32, 40], rtol=1e-5)
+    assert faces.size_hw == (128, 96)
+
+
+@pytest.mark.parametrize("size", [64, 128, 333, (96, 160), (400, 100)])
+def test_the_size_of_the_canvas_does_not_move_the_boxes(size):
+    faces = analyzer(size=size)(PHOTOS[1])
+    scale = min(np.array(size if np.ndim(size) else (size, size)) / PHOTOS[1].shape[:2])
+    np.testing.assert_allclose(faces.boxes, [[40, 80, 120, 200]], atol=1.5 / scale)
+
+
+def test_the_canvas_is_what_size_asks_for():
+    for size, shape in (
+        (64, (1, 3, 64, 64)),
+        ((96, 160), (1, 3, 96, 160)),
+        (None, (1, 3, 320, 416)),
+        ("auto", (1, 3, 128, 128)),
+    ):
+        one = analyzer(size=size)
+        one(PHOTOS[1])
+        assert one.net.seen == [shape]
+
+
+def test_a_photo_at_stored_size_is_not_resized():
+    np.testing.assert_array_equal(analyzer(size=None)(PHOTOS[3]).boxes, [[0, 0, 30, 25]])
+    np.testing.assert_array_equal(analyzer(size=None)(PHOTOS[1]).boxes, [[40, 80, 120, 200]])
+
+
+@pytest.mark.parametrize("size", ["auto", 96, None])
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_a_batch_gives_what_one_by_one_gives(size, batch_size):
+    one = analyzer(size=size, batch_size=batch_size)
+    together = one(PHOTOS)
+    assert together == [one(image) for image in PHOTOS]
+    assert [len(faces) for faces in together] == [2, 1, 0, 1, 3]
+
+
+def test_a_list_is_cut_into_true_batches():
+    one = analyzer(batch_size=2)
+    one(PHOTOS)
+    assert [shape[0] for shape in one.net.seen] == [2, 2, 1]
+
+
+def test_at_stored_size_photos_of_equal_canvas_go_together():
+    one = analyzer(size=None)
+    one([PHOTOS[2], PHOTOS[3], PHOTOS[2], PHOTOS[1]])
+    assert sorted(one.net.seen) == [(1, 3, 64, 32), (1, 3, 320, 416), (2, 3, 64, 64)]
+
+
+def test_paths_bytes_and_arrays_give_the_same(tmp_path):
+    data = encode_image(PHOTOS[0])
+    (tmp_path / "a.png").write_bytes(data)
+    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), data, PHOTOS[0], mx.nd.array(PHOTOS[0], dtype="uint8")]
+    one = analyzer()
+    for source in sources:
+        assert one(source) == one(PHOTOS[0])
+    assert one(sources) == [one(PHOTOS[0])] * 5
+    assert one(tuple(sources)) == one(iter(sources)) == one(sources)
+
+
+def test_an_empty_list_gives_an_empty_list():
+    assert analyzer()([]) == []
+
+
+@pytest.mark.parametrize("size", ["auto", None])
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 300), (300, 1), (8000, 10)])
+def test_degenerate_photos_give_a_result(size_hw, size):
+    one = analyzer(size=size)
+    assert len(one(np.zeros((*size_hw, 3), np.uint8))) == 0
+    (faces,) = one(np.full((*size_hw, 3), 250, np.uint8))
+    np.testing.assert_allclose(faces.boxes, [[0, 0, size_hw[1], size_hw[0]]], rtol=1e-4)
+
+
+def test_a_photo_without_faces_gives_an_empty_result_with_points():
+    faces = analyzer()(PHOTOS[2])
+    assert faces == Faces.empty((64, 64))
+    assert analyzer(points=False)(PHOTOS[2]).landmarks5 is None
+    assert analyzer(points=False)(PHOTOS[0]).landmarks5 is None
+
+
+def test_thresholds_and_limits_choose_faces():
+    assert len(analyzer(score_thresh=0.6)(PHOTOS[4])) == 2
+    assert len(analyzer(max_faces=1)(PHOTOS[4])) == 1
+    assert len(analyzer()(photo((64, 64), (8, 8, 24, 24), brightness=(60,)))) == 0  # 0.24, the facts say 0.3
+
+
+# Streams and errors
+
+
+def test_a_stream_reads_batch_by_batch():
+    read = []
+
+    def photos():
+        for i in itertools.count():
+            read.append(i)
+            yield PHOTOS[i % 5]
+
+    one = analyzer(batch_size=3)
+    results = list(itertools.islice(one.stream(photos()), 7))
+    assert results == [one(PHOTOS[i % 5]) for i in range(7)]
+    assert len(read) <= 12
+
+
+def test_a_bad_image_in_a_list_raises_or_stays_in_its_place(tmp_path):
+    one = analyzer(batch_size=2)
+    images = [PHOTOS[0], tmp_path / "missing.jpg", b"junk", b"", PHOTOS[1]]
+    with pytest.raises(ImageError, match=r"missing\.jpg: no such file"):
+        one(images)
+    results = one(images, on_error="return")
+    assert [type(result).__name__ for result in results] == ["Faces", "ImageError", "ImageError", "ImageError", "Faces"]
+    assert results[1].source.endswith("missing.jpg")
+    assert (results[0], results[4]) == (one(PHOTOS[0]), one(PHOTOS[1]))
+    assert isinstance(one(b"junk", on_error="return"), ImageError)
+
+
+def test_images_before_a_bad_batch_still_come_out():
+    stream = analyzer(batch_size=2).stream([PHOTOS[0], PHOTOS[1], b"junk", PHOTOS[0]])
+    assert len(next(stream)) == 2
+    assert len(next(stream)) == 1
+    with pytest.raises(ImageError):
+        next(stream)
+
+
+def test_things_that_are_no_image_say_so():
+    for source in (None, 5):
+        with pytest.raises(ImageError, match="expected a path, bytes or a NumPy array"):
+            analyzer()(source)
+
+
+def test_the_pixel_limit_holds():
+    with pytest.raises(ImageError, match="max_pixels"):
+        analyzer(max_pixels=1000)(PHOTOS[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"size": 0}, "size of at least 1"),
+        ({"size": "large"}, "expected size to be"),
+        ({"size": (1, 2, 3)}, "expected size to be"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"max_faces": 0}, "max_faces"),
+        ({"nms_thresh": 0.3}, "set_nms"),
+    ],
+)
+def test_wrong_options_are_refused(options, says):
+    with pytest.raises(InputError, match=says):
+        analyzer(**options)
+
+
+def test_a_wrong_on_error_is_refused_before_anything_is_read():
+    with pytest.raises(InputError, match="on_error"):
+        analyzer().stream([PHOTOS[0]], on_error="ignore")
+
+
+def test_a_net_without_facts_or_without_parameters_is_refused():
+    with pytest.raises(InputError, match=r"got Dense without net\.facts"):
+        FaceAnalyzer(mx.gluon.nn.Dense(3))
+    net = mx.gluon.nn.Dense(3)
+    net.facts = FACTS
+    with pytest.raises(InputError, match="is not initialised"):
+        FaceAnalyzer(net)
+
+
+class WithNms(BrightRectangles):
+    nms_thresh, nms_topk, post_nms, score_thresh = 0.4, 1000, 750, 0.2
+
+    def set_nms(self, nms_thresh, nms_topk, post_nms, score_thresh):
+        self.was_set = (nms_thresh, nms_topk, post_nms, score_thresh)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, None),
+        ({"score_thresh": 0.5}, None),
+        ({"score_thresh": 0.1}, (0.4, 1000, 750, 0.1)),
+        ({"nms_thresh": 0.3}, (0.3, 1000, 750, 0.2)),
+    ],
+)
+def test_the_nets_suppression_is_changed_only_where_needed(options, expected):
+    net = WithNms()
+    FaceAnalyzer(net, **options)
+    assert getattr(net, "was_set", None) == expected
+
+
+def test_the_analyzer_names_its_detector():
+    assert analyzer().detector_name == "bright_rectangles"
+    assert repr(analyzer()) == "FaceAnalyzer(bright_rectangles, 128x128, score_thresh=0.3, cpu(0))"
+
+
+# The lower level
+
+
+def test_the_parts_put_together_are_the_whole():
+    one = analyzer()
+    boxes = [letterbox(image.shape[:2], (128, 128)) for image in PHOTOS]
+    x = np.stack([preprocess(image, box, FACTS) for image, box in zip(PHOTOS, boxes)])
+    outputs = one.detect_canvas(x)
+    assert all(isinstance(output, np.ndarray) for output in outputs)
+    assert postprocess(outputs, boxes, one.score_thresh) == one(PHOTOS) == one.detect_letterboxed(PHOTOS, boxes)
+
+
+def test_letterboxes_of_different_canvases_are_no_batch():
+    with pytest.raises(InputError, match="all of one canvas"):
+        analyzer().detect_letterboxed(
+            PHOTOS[:2], [letterbox(p.shape[:2], (64 + i, 64)) for i, p in enumerate(PHOTOS[:2])]
+        )
+    with pytest.raises(InputError, match="a Letterbox for each of 2 images"):
+        analyzer().detect_letterboxed(PHOTOS[:2], [letterbox((128, 96), (64, 64))])
+
+
+# A real network, with random weights
+
+
+def test_a_real_net_gives_the_same_in_a_batch_as_alone():
+    from gluonface import get_model
+
+    net = get_model("retinaface_mobilenet0.25_fc26")
+    mx.random.seed(3)
+    net.initialize(mx.init.Xavier(magnitude=2.5))
+    net.hybridize()
+    rng = np.random.default_rng(0)
+    images = [
+        cv2.resize(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), size) for size in ((130, 90), (64, 200), (8, 8))
+    ]
+    one = FaceAnalyzer(net, size=128, score_thresh=0.0)
+    for alone, batch in zip([one(image) for image in images], one(images)):
+        assert len(alone) == len(batch) > 5
+        np.testing.assert_allclose(alone.boxes, batch.boxes, atol=1e-3)
+        np.testing.assert_allclose(alone.landmarks5, batch.landmarks5, atol=1e-3)
+        np.testing.assert_allclose(alone.scores, batch.scores, atol=1e-5)

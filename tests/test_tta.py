@@ -1,0 +1,158 @@
+"""Test-time augmentation with a detector that knows where the face is and is a little off, otherwise in every run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gluonface.errors import InputError
+from gluonface.faces import Faces
+from gluonface.tta import SHORT_SIDES, detect_multiscale, mirror_faces, vote_faces
+
+SIZE_HW = (300, 400)
+BOX = np.array([60.0, 90.0, 160.0, 210.0])
+POINTS = np.array([[85, 130], [140, 128], [108, 155], [92, 180], [130, 182]], float)
+
+
+def moved(coordinates, shift) -> np.ndarray:
+    """Boxes or points moved to the right."""
+    result = np.array(coordinates)
+    result[..., 0::2] += shift
+    return result
+
+
+class Oracle:
+    """Knows the face of the photo and its mirror image; errs as `shift` says, by pixels of the photo, run by run."""
+
+    def __init__(self, shift=lambda run: 0.0, score=lambda run: 0.5, seen_at=lambda scale: True):
+        self.runs = 0
+        self.canvases, self.mirrored, self.thresholds = [], [], []
+        self.shift, self.score, self.seen_at = shift, score, seen_at
+
+    def detect_letterboxed(self, images, boxes, score_thresh=None):
+        results = []
+        self.thresholds.append(score_thresh)
+        self.canvases.append((boxes[0].canvas_hw, boxes[0].resized_hw, len(images)))
+        for image, box in zip(images, boxes):
+            is_mirrored = bool(image[0, 0, 0] < image[0, -1, 0])
+            self.mirrored.append(is_mirrored)
+            face = Faces([BOX], [self.score(self.runs)], landmarks5=[POINTS], size_hw=SIZE_HW)
+            if is_mirrored:
+                # A real detector calls the eye on the viewer's left the left one, whichever it was before.
+                boxes_, points = face.boxes.copy(), face.landmarks5.copy()
+                boxes_[:, [0, 2]] = SIZE_HW[1] - boxes_[:, [2, 0]]
+                points[..., 0] = SIZE_HW[1] - points[..., 0]
+                face = face.with_(boxes=boxes_, landmarks5=points[:, [1, 0, 2, 4, 3]])
+            shift = self.shift(self.runs) * (-1 if is_mirrored else 1)
+            face = face.with_(boxes=moved(face.boxes, shift), landmarks5=moved(face.landmarks5, shift))
+            results.append(face if self.seen_at(box.scale_xy[0]) else Faces.empty(SIZE_HW))
+            self.runs += 1
+        return results
+
+
+def ramp() -> np.ndarray:
+    """Bright on the left, so that a mirrored photo is recognised."""
+    return np.repeat(np.repeat(np.linspace(250, 0, 400).astype(np.uint8)[None], 300, axis=0)[..., None], 3, axis=2)
+
+
+def test_all_scales_and_mirrors_agree_on_one_face():
+    oracle = Oracle()
+    faces = detect_multiscale(oracle, ramp())
+    assert len(faces) == 1
+    np.testing.assert_allclose(faces.boxes[0], BOX, atol=1e-3)
+    np.testing.assert_allclose(faces.landmarks5[0], POINTS, atol=1e-3)
+    assert faces.size_hw == SIZE_HW
+    assert oracle.mirrored == [False, True] * len(SHORT_SIDES)
+
+
+def test_the_photo_is_run_at_the_short_sides_on_the_smallest_canvas():
+    oracle = Oracle()
+    detect_multiscale(oracle, ramp(), (150, 300, 600), flip=False)
+    assert oracle.canvases == [((160, 224), (150, 200), 1), ((320, 416), (300, 400), 1), ((608, 800), (600, 800), 1)]
+    oracle = Oracle()
+    detect_multiscale(oracle, ramp(), None)
+    assert oracle.canvases == [((320, 416), (300, 400), 2)]
+
+
+def test_the_longest_side_is_bounded_and_the_scales_keep_their_ratio():
+    oracle = Oracle()
+    detect_multiscale(oracle, ramp(), (300, 600), flip=False, max_long_side=400)
+    assert [resized for _, resized, _ in oracle.canvases] == [(150, 200), (300, 400)]
+    oracle = Oracle()
+    detect_multiscale(oracle, ramp(), (600,), flip=False, max_long_side=None)
+    assert oracle.canvases[0][1] == (600, 800)
+
+
+def test_the_vote_is_the_mean_weighted_by_score():
+    oracle = Oracle(shift=lambda run: [0, 8, 4, 0][run], score=lambda run: [0.9, 0.3, 0.3, 0.5][run])
+    faces = detect_multiscale(oracle, ramp(), (300, 600))
+    shift = (8 * 0.3 + 4 * 0.3) / 2.0
+    assert faces.scores.tolist() == pytest.approx([0.9])
+    np.testing.assert_allclose(faces.boxes[0], moved(BOX, shift), atol=1e-3)
+    np.testing.assert_allclose(faces.landmarks5[0], moved(POINTS, shift), atol=1e-3)
+
+
+def test_a_face_seen_at_one_scale_only_is_kept():
+    assert len(detect_multiscale(Oracle(seen_at=lambda scale: scale > 3), ramp())) == 1
+    assert len(detect_multiscale(Oracle(seen_at=lambda scale: False), ramp())) == 0
+
+
+def test_size_ranges_take_faces_from_the_runs_meant_for_them():
+    oracle = Oracle(score=lambda run: [0.4, 0.4, 0.9, 0.9][run])
+    faces = detect_multiscale(oracle, ramp(), (300, 600), size_ranges=[(50, 1000), (0, 50)])
+    assert faces.scores.tolist() == pytest.approx([0.4])  # the face is 110 pixels large
+    with pytest.raises(InputError, match="a size range for each of the 2 scales, got 1"):
+        detect_multiscale(Oracle(), ramp(), (300, 600), size_ranges=[(0, 1)])
+
+
+def test_the_score_threshold_goes_to_the_detector():
+    oracle = Oracle()
+    detect_multiscale(oracle, ramp(), (300,), score_thresh=0.02)
+    assert oracle.thresholds == [0.02]
+
+
+@pytest.mark.parametrize("sides", [(), (0,)])
+def test_wrong_short_sides_are_refused(sides):
+    with pytest.raises(InputError, match="short sides"):
+        detect_multiscale(Oracle(), ramp(), sides)
+
+
+# The pieces
+
+
+def test_mirroring_twice_changes_nothing():
+    faces = Faces([BOX], [0.5], landmarks5=[POINTS], pose=[[20, -10, 5]], size_hw=SIZE_HW)
+    mirrored = mirror_faces(faces)
+    assert mirrored.pose.tolist() == [[-20, -10, -5]]
+    assert mirrored.landmarks5[0, 0, 0] < mirrored.landmarks5[0, 1, 0]
+    again = mirror_faces(mirrored)
+    np.testing.assert_allclose(again.boxes, faces.boxes, atol=1e-4)
+    np.testing.assert_allclose(again.landmarks5, faces.landmarks5, atol=1e-4)
+
+
+def test_what_cannot_be_mirrored_says_so():
+    with pytest.raises(InputError, match="mirror a mesh"):
+        mirror_faces(Faces([BOX], [0.5], mesh=np.zeros((1, 4, 3)), size_hw=SIZE_HW))
+    with pytest.raises(InputError, match="scheme '7'"):
+        mirror_faces(Faces([BOX], [0.5], landmarks=np.zeros((1, 7, 2)), scheme="7", size_hw=SIZE_HW))
+
+
+def test_voted_boxes_that_have_moved_together_are_suppressed():
+    # A and C do not overlap enough to suppress each other, but both are drawn to B.
+    boxes = [[0, 0, 100, 100], [45, 0, 145, 100], [20, 0, 120, 100]]
+    voted = vote_faces([Faces(boxes, [0.9, 0.8, 0.7], size_hw=(100, 200))], vote_thresh=0.4)
+    assert len(voted) == 1
+    assert len(vote_faces([Faces(boxes, [0.9, 0.8, 0.7], size_hw=(100, 200))], 0.4, nms_thresh=0.99)) == 2
+
+
+def test_voting_keeps_faces_without_points_and_refuses_a_mixture():
+    plain = Faces([BOX], [0.5], size_hw=SIZE_HW)
+    assert vote_faces([plain, plain]).landmarks5 is None
+    with pytest.raises(InputError, match="in all results or in none"):
+        vote_faces([plain, Faces([BOX], [0.5], landmarks5=[POINTS], size_hw=SIZE_HW)])
+    with pytest.raises(InputError, match="of one photo"):
+        vote_faces([plain, Faces.empty((5, 5))])
+
+
+def test_voting_on_nothing_is_nothing():
+    assert vote_faces([Faces.empty(SIZE_HW)] * 3) == Faces.empty(SIZE_HW)

@@ -1,0 +1,126 @@
+"""Drawing: on a copy, in the right place, in the right colour, as thick as the photo asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gluonface import viz
+from gluonface.errors import InputError
+from gluonface.faces import Faces
+
+
+def one_face(size_hw, box, **parts) -> Faces:
+    return Faces([box], [0.87], size_hw=size_hw, **parts)
+
+
+def grey(height, width) -> np.ndarray:
+    return np.full((height, width, 3), 90, np.uint8)
+
+
+def changed(picture) -> np.ndarray:
+    return (picture != 90).any(axis=2)
+
+
+def test_the_photo_itself_is_not_changed():
+    image = grey(200, 200)
+    picture = viz.draw_faces(image, one_face((200, 200), [50, 60, 150, 160]))
+    assert (image == 90).all()
+    assert picture.shape == image.shape
+    assert picture.dtype == np.uint8
+    assert changed(picture).any()
+
+
+def test_no_face_draws_nothing():
+    assert not changed(viz.draw_faces(grey(50, 60), Faces.empty((50, 60)))).any()
+
+
+def test_the_line_lies_on_the_edge_of_the_box():
+    picture = viz.draw_faces(
+        grey(200, 300), one_face((200, 300), [50.5, 60.5, 150.5, 160.5]), scores=False, thickness=1
+    )
+    assert (picture[60, 60:140] == viz.BOX_COLOR).all()
+    assert (picture[70:150, 150] == viz.BOX_COLOR).all()
+    assert not changed(picture)[70:150, 60:140].any()
+    assert not changed(picture)[:58].any()
+
+
+def test_every_point_has_its_colour_where_it_lies():
+    points = np.array([[40, 40], [80, 40], [60, 60], [45, 80], [75, 80]]) + 0.5
+    picture = viz.draw_faces(
+        grey(120, 120), one_face((120, 120), [20, 20, 100, 100], landmarks5=[points]), scores=False
+    )
+    for (x, y), color in zip(points.astype(int), viz.POINT_COLORS):
+        assert tuple(picture[y, x]) == color
+    assert len(set(viz.POINT_COLORS)) == 5
+    without = viz.draw_faces(
+        grey(120, 120), one_face((120, 120), [20, 20, 100, 100], landmarks5=[points]), points=False
+    )
+    assert not changed(without)[30:90, 30:90].any()
+
+
+def test_dense_landmarks_are_drawn_too():
+    points = np.stack([np.linspace(30, 90, 68), np.full(68, 60.5)], axis=-1)
+    faces = one_face((120, 120), [20, 20, 100, 100], landmarks=[points], scheme="68")
+    assert changed(viz.draw_faces(grey(120, 120), faces, scores=False))[60, 30:90].mean() > 0.9
+
+
+@pytest.mark.parametrize("long_side", [200, 640, 4000])
+def test_lines_and_letters_grow_with_the_photo(long_side):
+    size = (long_side * 3 // 4, long_side)
+    box = np.array([0.3, 0.3, 0.6, 0.7]) * [size[1], size[0], size[1], size[0]]
+    picture = viz.draw_faces(grey(*size), one_face(size, box))
+    line = changed(picture)[:, : round(box[0] + 20 * long_side / 640)][round((box[1] + box[3]) / 2)].sum()
+    assert max(1, long_side / 1300) <= line <= 2 + long_side / 500
+    letters = np.flatnonzero(changed(picture)[: round(box[1]) - 2].any(axis=1))
+    assert max(7, 0.011 * long_side) <= len(letters) <= 0.08 * long_side + 8
+
+
+def test_a_small_face_is_not_covered_by_its_box_and_score():
+    picture = viz.draw_faces(grey(2000, 3000), one_face((2000, 3000), [500, 500, 530, 535]))
+    assert not changed(picture)[504:531, 504:526].any()
+
+
+def test_a_score_at_the_border_stays_inside_the_photo():
+    for box in ([0, 0, 80, 80], [120, 100, 200, 200], [0, 0, 200, 200]):
+        with_score = viz.draw_faces(grey(200, 200), one_face((200, 200), box))
+        without = viz.draw_faces(grey(200, 200), one_face((200, 200), box), scores=False)
+        assert (with_score != without).any(axis=2).sum() > 100
+
+
+def test_labels_take_the_place_of_scores():
+    faces = one_face((200, 200), [50, 60, 150, 160])
+    assert (viz.draw_faces(grey(200, 200), faces, labels=["Ada"]) != viz.draw_faces(grey(200, 200), faces)).any()
+    with pytest.raises(InputError, match="expected 1 labels, got 2"):
+        viz.draw_faces(grey(200, 200), faces, labels=["a", "b"])
+
+
+def test_points_far_outside_do_no_harm():
+    points = [[-1e9, 5], [1e9, 5], [5, -1e30], [5, 1e30], [5, 5]]
+    viz.draw_faces(grey(20, 20), one_face((20, 20), [0, 0, 20, 20], landmarks5=[points]))
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 500), (500, 1)])
+def test_degenerate_photos_are_drawn_on(size_hw):
+    viz.draw_faces(grey(*size_hw), one_face(size_hw, [0, 0, size_hw[1], size_hw[0]], landmarks5=np.zeros((1, 5, 2))))
+
+
+def test_faces_of_another_photo_are_refused():
+    with pytest.raises(InputError, match="faces of an image of size"):
+        viz.draw_faces(grey(20, 30), Faces.empty((30, 20)))
+    with pytest.raises(InputError, match="RGB image"):
+        viz.draw_faces(np.zeros((20, 30)), Faces.empty((20, 30)))
+
+
+def test_a_contact_sheet_shows_every_image_whole_and_centred():
+    images = [np.full((40, 20, 3), 10, np.uint8), np.full((20, 40, 3), 20, np.uint8), np.full((5, 5, 3), 30, np.uint8)]
+    sheet = viz.contact_sheet(images, (32, 32), columns=2, gap=2)
+    assert sheet.shape == (70, 70, 3)
+    tile = sheet[2:34, 2:34]
+    assert (tile[:, 8:24] == 10).all()
+    assert (tile[:, :8] == 255).all()
+    assert (sheet[2 + 8 : 2 + 24, 36:68] == 20).all()
+    assert (sheet[36:68, 2:34] == 30).all()
+    assert (sheet[36:68, 36:68] == 255).all()
+    with pytest.raises(InputError, match="at least one image"):
+        viz.contact_sheet([])
