@@ -1,4 +1,4 @@
-"""Package metadata. Tool settings are in pyproject.toml, versions that were seen to work together in constraints.txt."""
+"""Package metadata. Tool settings are in pyproject.toml, versions seen to work together in constraints.txt."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "gluonface" / "__init__.py").read_text("utf-8"), re.M).group(1)
 
-# GluonCV gives the backbones and reads Python 3.12 only with the distutils that setuptools brings.
+# GluonCV gives the backbones. Both it and MXNet import distutils, which setuptools brings back on Python 3.12.
 _GLUON = ["gluoncv==0.10.5.post0", "tqdm>=4.60", 'setuptools>=65; python_version >= "3.12"']
 # What a compiled artefact needs. tvm-ffi 0.1.15 crashes when TVM 0.27 writes a module as JSON, hence the exact pins.
 _RUNTIME = ["apache-tvm-ffi==0.1.14.post1"]
@@ -24,7 +24,7 @@ EXTRAS = {
     "viz": ["matplotlib>=3.5"],
     "train": [*_GLUON, "matplotlib>=3.5", "scipy>=1.8"],
     "bench": ["matplotlib>=3.5", "psutil", "scipy>=1.8", "tqdm>=4.60"],
-    # 0.22 is the last scikit-image that carries the photo inside its wheel and accepts NumPy below 2 on Python 3.10 to 3.12
+    # scikit-image 0.22 carries the photo inside its wheel and installs with NumPy below 2 on Python 3.10 to 3.12
     "demo": ["matplotlib>=3.5", "scikit-image>=0.22,<0.23"],
     "test": ["pytest>=7", "ruff==0.17.6", "scipy>=1.8", "setuptools>=65", "wheel"],
 }

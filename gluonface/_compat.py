@@ -102,10 +102,12 @@ def import_gluoncv() -> ModuleType:
     if "gluoncv" not in sys.modules:
         _import_mxnet()
         with _as_mxnet_expects():
-            gluoncv = import_optional("gluoncv", "cpu")
-            # GluonCV swallows an ImportError of its MXNet half; asking for that half again brings the reason to light.
-            import_optional("gluoncv.model_zoo", "cpu")
-            return gluoncv
+            try:
+                importlib.import_module("gluoncv")
+            except ImportError:
+                # GluonCV swallows the reason and says that MXNet is missing; the reason is itself or one of these.
+                for name in ("tqdm", "scipy", "PIL", "portalocker", "gluoncv"):
+                    import_optional(name, "cpu")
     return sys.modules["gluoncv"]
 
 

@@ -121,11 +121,13 @@ def _detect(args: argparse.Namespace) -> int:
     stems = _output_stems(files)
     drawn = {} if args.out is None else _drawn_paths(files, stems, args.out)
     silent = any(value is not None for value in (args.out, args.json, args.csv, args.crops))
-    if args.quiet:
-        logging.getLogger("gluonface").setLevel(logging.ERROR)
 
     # Outputs are opened before the model is loaded: a wrong path is known at once.
     with contextlib.ExitStack() as stack:
+        if args.quiet:
+            logger = logging.getLogger("gluonface")
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
         json_file = None if args.json is None else stack.enter_context(_output(args.json))
         csv_file = None if args.csv is None else stack.enter_context(_output(args.csv))
         table = None if csv_file is None else csv.writer(csv_file, lineterminator="\n")

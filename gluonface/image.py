@@ -6,17 +6,19 @@ to 8, an animation gives its first frame. Size limits are checked from the heade
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import os
 import secrets
 import stat
 import struct
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from .errors import ImageError
 
@@ -155,7 +157,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
         looks = "".join(f" (it looks like {what})" for at, magic, what in _NOT_READ if data.startswith(magic, at))
         raise ImageError(name, f"is not an image of a format read here (JPEG, PNG, WebP, BMP, GIF){looks}")
     try:
-        with reader(io.BytesIO(data)) as image:
+        with _complete_or_error(), reader(io.BytesIO(data)) as image:
             _check_pixels(name, image.size, max_pixels)
             image.load()
             return _to_rgb(image)
@@ -165,6 +167,32 @@ def _decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
         # On damaged data Pillow raises whatever its parsers stumble over, from SyntaxError to MemoryError.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(name, f"is damaged or truncated: {reason}") from error
+
+
+_switch_lock = threading.Lock()
+_switch_users = 0
+_switch_was = False
+
+
+@contextlib.contextmanager
+def _complete_or_error() -> Iterator[None]:
+    """Turn Pillow's ``LOAD_TRUNCATED_IMAGES`` off while images are read here.
+
+    It is a switch of the whole process, and importing GluonCV turns it on: half a photo would come out as a grey one,
+    without a word. Threads may be here together: the first saves the switch, the last sets it back.
+    """
+    global _switch_users, _switch_was
+    with _switch_lock:
+        if _switch_users == 0:
+            _switch_was, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        _switch_users += 1
+    try:
+        yield
+    finally:
+        with _switch_lock:
+            _switch_users -= 1
+            if _switch_users == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _switch_was
 
 
 def _check_pixels(name: str, size: tuple[int, int] | None, max_pixels: int) -> None:

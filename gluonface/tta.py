@@ -1,7 +1,8 @@
 """Test-time augmentation: one photo at several scales and mirrored, the results put together by box voting.
 
-This is how WIDER FACE figures are usually made (RetinaFace, arXiv:1905.00641, section 4.3: "flip as well as multi-scale
-[500, 800, 1100, 1400, 1700]", box voting at IoU 0.4). Any detector that `FaceAnalyzer` takes can use it.
+This is how WIDER FACE figures are usually made. RetinaFace (arXiv:1905.00641, section 4.2, testing details): the short
+side at 500, 800, 1100, 1400 and 1700 pixels, mirrored too, box voting at IoU 0.4. Any detector that `FaceAnalyzer`
+takes can use it.
 """
 
 from __future__ import annotations

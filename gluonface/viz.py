@@ -120,8 +120,8 @@ def _face_size(box: np.ndarray) -> float:
 
 
 def _line_width(face, shape: tuple[int, ...]) -> int:
-    """1 pixel for a photo of 400, 5 for one of 4000; thinner for a small face, whose box a thick line would fill."""
-    return max(1, min(round(max(shape[:2]) / 800 + 0.4), round(_face_size(face.box) / 24)))
+    """1 pixel for a photo of 600, 7 for one of 4000; thinner for a small face, whose box a thick line would fill."""
+    return max(1, min(round(max(shape[:2]) / 600 + 0.3), round(_face_size(face.box) / 24)))
 
 
 def _fixed(values) -> list[int]:

@@ -1,7 +1,8 @@
-"""Several workers (``--kvstore dist_sync``): a scheduler, a server and two workers as processes on the loopback interface.
+"""Several workers (``--kvstore dist_sync``): scheduler, server and two workers as processes on the loopback interface.
 
-The net's BatchNorm statistics are frozen. With live ones the results differ by design: each worker normalises with the statistics of its
-own share of the batch, and the engine gives all of them the mean of what they gathered only at the end of an epoch.
+The net's BatchNorm statistics are frozen. With live ones the results differ by design: each worker normalises with the
+statistics of its own share of the batch, and only at the end of an epoch does the engine give all of them the mean of
+what they gathered.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def train(folder: str, kvstore: str, poison: str = "") -> None:
     logging.basicConfig(level=logging.INFO)
     mx.random.seed(7)
     net = mx.gluon.nn.HybridSequential()
-    net.add(mx.gluon.nn.Conv2D(4, 3, in_channels=3), mx.gluon.nn.BatchNorm(in_channels=4), mx.gluon.nn.Dense(2, in_units=64))
+    net.add(mx.gluon.nn.Conv2D(4, 3, in_channels=3), mx.gluon.nn.BatchNorm(in_channels=4))
+    net.add(mx.gluon.nn.Dense(2, in_units=64))
     net.initialize(mx.init.Xavier())
     rng = np.random.default_rng(3)
     images = rng.normal(size=(SAMPLES, 3, 6, 6)).astype(np.float32)
@@ -41,9 +43,8 @@ def train(folder: str, kvstore: str, poison: str = "") -> None:
     def loss_fn(net, x, targets):
         return {"distance": ((net(x) - targets) ** 2).mean(1)}
 
-    config = TrainConfig(
-        epochs=EPOCHS, lr=0.05, frozen_bn=True, clip_norm=0.5, accumulate=2, ema_decay=0.9, kvstore=kvstore, save_prefix=folder
-    )  # fmt: skip
+    settings = {"clip_norm": 0.5, "accumulate": 2, "ema_decay": 0.9, "frozen_bn": True}
+    config = TrainConfig(epochs=EPOCHS, lr=0.05, kvstore=kvstore, save_prefix=folder, **settings)
     engine = Engine(net, loss_fn, config, contexts=[mx.cpu()], evaluate=lambda net: {"one": 1.0}, best_key="one")
 
     def make_batches(epoch):
@@ -65,21 +66,18 @@ def cluster(folder: Path, poison: str = ""):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {
-        **os.environ, "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(port), "DMLC_NODE_HOST": "127.0.0.1",
-        "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(gluonface.__file__).parents[1]),
-    }  # fmt: skip
+    environment = dict(
+        os.environ, DMLC_PS_ROOT_URI="127.0.0.1", DMLC_PS_ROOT_PORT=str(port), DMLC_NODE_HOST="127.0.0.1"
+    )
+    environment.update(DMLC_NUM_WORKER="2", DMLC_NUM_SERVER="1", OMP_NUM_THREADS="1")
+    environment["PYTHONPATH"] = str(Path(gluonface.__file__).parents[1])
+    command = [sys.executable, __file__, str(folder / "two"), "dist_sync", poison]
     processes = []
     try:
         for number, role in enumerate(("scheduler", "server", "worker", "worker")):
             with (folder / f"{number}-{role}.txt").open("w") as output:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, __file__, str(folder / "two"), "dist_sync", poison],
-                        env={**environment, "DMLC_ROLE": role}, stdout=output, stderr=subprocess.STDOUT,
-                    )  # fmt: skip
-                )
+                own = {**environment, "DMLC_ROLE": role}
+                processes.append(subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT))
         yield processes[2:]
     finally:
         for process in processes:
@@ -124,7 +122,7 @@ def test_a_loss_that_is_not_finite_on_one_worker_stops_all_of_them(tmp_path):
         codes = wait_for(workers, tmp_path)
     said = [(tmp_path / f"{number}-worker.txt").read_text() for number in (2, 3)]
     assert codes == [1, 1] and all("epoch 1, batch 0" in text for text in said)
-    assert sum("on another worker" in text for text in said) == 1
+    assert sum("of another worker" in text for text in said) == 1
 
 
 if __name__ == "__main__":

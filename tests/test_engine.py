@@ -28,6 +28,7 @@ from gluonface.engine import (
 from gluonface.errors import InputError, TrainingError, WeightsError
 from gluonface.model_zoo.store import read_params
 from gluonface.training.config import ema_decay_at
+from gluonface.training.devices import mixed_precision
 from gluonface.training.log import TrainLog, read_log
 
 SAMPLES, BATCH = 24, 8
@@ -69,13 +70,38 @@ def loss_fn(net, x, targets):
     return {"first": (difference[:, 0] ** 2), "second": (difference[:, 1] ** 2).mean()}
 
 
-def make_engine(folder, net=None, contexts=None, loss=loss_fn, evaluate=None, best_key=None, best_mode="max", **settings):
+def make_engine(
+    folder, net=None, contexts=None, loss=loss_fn, evaluate=None, best_key=None, best_mode="max", **settings
+):
     options = {"lr": 0.02, "epochs": 2, "wd": 1e-3, "save_prefix": str(folder), "log_interval": 2, **settings}
     contexts = contexts or [mx.cpu()]
     net = net or small_net(contexts)
     return Engine(
-        net, loss, TrainConfig(**options), contexts=contexts, prepare=prepare, evaluate=evaluate, best_key=best_key, best_mode=best_mode
+        net,
+        loss,
+        TrainConfig(**options),
+        contexts=contexts,
+        prepare=prepare,
+        evaluate=evaluate,
+        best_key=best_key,
+        best_mode=best_mode,
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(request, monkeypatch):
+    """Drawing takes longer than the training here; the test that looks at the curves asks for ``real_curves``."""
+    if "real_curves" not in request.fixturenames:
+        monkeypatch.setattr("gluonface.engine.draw_curves", lambda records, path: None)
+
+
+@pytest.fixture
+def real_curves():
+    """Have the engine draw."""
+
+
+def epochs_of(folder):
+    return [record for record in read_log(folder / "log.jsonl") if record["kind"] == "epoch"]
 
 
 def weights(net):
@@ -118,8 +144,8 @@ def test_flags_become_settings_and_keep_a_script_s_own_defaults():
     parser = argparse.ArgumentParser()
     add_training_arguments(parser, TrainConfig(lr=0.5, lr_decay_epoch=(3, 4), frozen_bn=True))
     assert config_from_args(parser.parse_args([])) == TrainConfig(lr=0.5, lr_decay_epoch=(3, 4), frozen_bn=True)
-    words = "--gpus 0,1 -j 3 --batch-size 4 --lr-mode cosine --lr-decay-epoch 5,6 --no-wd --no-frozen-bn --optimizer adam --amp"
-    config = config_from_args(parser.parse_args(words.split()))
+    words = "--gpus 0,1 -j 3 --batch-size 4 --lr-mode cosine --lr-decay-epoch 5,6 --no-wd --no-frozen-bn --amp"
+    config = config_from_args(parser.parse_args([*words.split(), "--optimizer", "adam"]))
     assert (config.gpus, config.num_workers, config.batch_size) == ("0,1", 3, 4)
     assert (config.lr_mode, config.lr_decay_epoch, config.optimizer) == ("cosine", (5, 6), "adam")
     assert config.no_wd and not config.frozen_bn and config.amp
@@ -159,8 +185,8 @@ def test_mixed_precision_on_the_cpu_is_refused(tmp_path):
 def test_training_lowers_the_loss(tmp_path):
     engine = make_engine(tmp_path, epochs=12, lr=0.05)
     engine.fit(make_batches)
-    epochs = [r for r in read_log(tmp_path / "log.jsonl") if r["kind"] == "epoch"]
-    assert epochs[-1]["loss"] < 0.3 * epochs[0]["loss"]
+    losses = [record["loss"] for record in epochs_of(tmp_path)]
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_an_update_is_that_of_plain_gradient_descent_on_the_mean_loss(tmp_path):
@@ -178,7 +204,9 @@ def test_an_update_is_that_of_plain_gradient_descent_on_the_mean_loss(tmp_path):
     after = weights(net)
     for name, parameter in reference._collect_params_with_prefix().items():
         if parameter.grad_req != "null":
-            np.testing.assert_allclose(after[name], before[name] - 0.1 * parameter.grad().asnumpy(), atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                after[name], before[name] - 0.1 * parameter.grad().asnumpy(), atol=1e-6, err_msg=name
+            )
 
 
 @pytest.mark.parametrize("settings", [{}, {"clip_norm": 0.05, "accumulate": 2}, {"optimizer": "adam", "lr": 1e-3}])
@@ -217,7 +245,9 @@ def test_accumulated_batches_give_the_update_of_one_large_batch(tmp_path):
 def test_the_gradient_s_norm_is_clipped_over_the_whole_net(tmp_path):
     net = small_net()
     before = weights(net)
-    engine = make_engine(tmp_path, net, epochs=1, momentum=0.0, wd=0.0, lr=1.0, lr_mode="constant", clip_norm=0.01, frozen_bn=True)
+    engine = make_engine(
+        tmp_path, net, epochs=1, momentum=0.0, wd=0.0, lr=1.0, lr_mode="constant", clip_norm=0.01, frozen_bn=True
+    )
     batch = make_batches(0)[0]
     engine.fit(lambda epoch: [batch])
     after = weights(net)
@@ -263,6 +293,30 @@ def test_only_the_network_inside_a_detector_is_trained(tmp_path):
     assert set(read_params(tmp_path / "last.params")) == set(after)
 
 
+def test_mixed_precision_scales_the_loss_up_and_the_gradient_down(tmp_path, monkeypatch):
+    """MXNet's operators stay in float32 here, since half precision needs a GPU: what is tested is the loss scale."""
+    amp = mixed_precision([])
+    monkeypatch.setattr("gluonface.engine.mixed_precision", lambda contexts: amp)
+    monkeypatch.setattr(amp, "init", lambda: None)
+    monkeypatch.setattr(amp.amp, "_amp_initialized", True)
+    monkeypatch.setattr(amp.amp, "_amp_loss_scale_initialized", True)  # a scaler for each trainer
+    results = []
+    for name, settings in (("without", {}), ("with", {"amp": True})):
+        engine = make_engine(tmp_path / name, clip_norm=0.05, accumulate=2, ema_decay=0.9, **settings)
+        random.seed(1)
+        engine.fit(make_batches)
+        results.append(weights(engine.net))
+    assert close(*results, 1e-6)
+
+    resumed = make_engine(tmp_path / "with", amp=True, epochs=3, ema_decay=0.9, resume=str(tmp_path / "with"))
+    scaler = resumed._trainer._amp_loss_scaler
+    assert scaler.loss_scale == 2.0**16 and scaler._unskipped == 4
+    scaler._loss_scale = scaler._next_loss_scale = 2.0**127  # the gradient overflows: no update, and a smaller scale
+    resumed.fit(lambda epoch: [make_batches(epoch)[0]])
+    np.testing.assert_array_equal(weights(resumed.net)["0.weight"], results[1]["0.weight"])
+    assert scaler._next_loss_scale == 2.0**126
+
+
 # ---- the moving average and validation
 
 
@@ -303,7 +357,9 @@ def test_the_moving_average_follows_its_formula(tmp_path):
 
 def test_a_smaller_value_can_be_the_better_one(tmp_path):
     values = iter([3.0, 1.0, 2.0])
-    engine = make_engine(tmp_path, epochs=3, evaluate=lambda net: {"nme": next(values)}, best_key="nme", best_mode="min")
+    engine = make_engine(
+        tmp_path, epochs=3, evaluate=lambda net: {"nme": next(values)}, best_key="nme", best_mode="min"
+    )
     assert engine.fit(make_batches).best_value == 1.0
 
 
@@ -319,7 +375,14 @@ def test_a_best_key_that_evaluate_does_not_give_is_named(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer": "sgd", "lr_mode": "cosine", "ema_decay": 0.9, "accumulate": 2, "warmup_epochs": 1.5, "clip_norm": 1.0},
+        {
+            "optimizer": "sgd",
+            "lr_mode": "cosine",
+            "ema_decay": 0.9,
+            "accumulate": 2,
+            "warmup_epochs": 1.5,
+            "clip_norm": 1.0,
+        },
         {"optimizer": "adam", "lr": 1e-3, "lr_mode": "step", "lr_decay_epoch": (3,), "ema_decay": 0.9},
         {"optimizer": "sgd", "momentum": 0.0},
     ],
@@ -328,19 +391,17 @@ def test_a_resumed_run_ends_bit_for_bit_where_a_straight_one_does(tmp_path, sett
     def value(net):
         return {"norm": float(sum(np.abs(w).sum() for w in weights(net).values()))}
 
-    def run(folder, **more):
+    def run(folder, batches=make_batches, resume=""):
+        net = small_net(dropout=0.3)
         engine = make_engine(
-            tmp_path / folder, small_net(dropout=0.3), evaluate=value, best_key="norm", **{"epochs": 4, **settings, **more}
+            tmp_path / folder, net, evaluate=value, best_key="norm", epochs=4, resume=resume, **settings
         )
-        engine.fit(make_batches)
+        engine.fit(batches)
         return engine
 
     seed_everything(11)
     straight = run("straight")
     seed_everything(11)
-    # The settings of the whole run, stopped after two epochs: the time for a third is not there.
-    first = run("halves", max_minutes=1e-9) if False else None
-    engine = make_engine(tmp_path / "halves", small_net(dropout=0.3), evaluate=value, best_key="norm", **{"epochs": 4, **settings})
 
     def two_epochs(epoch):
         if epoch == 2:
@@ -348,16 +409,183 @@ def test_a_resumed_run_ends_bit_for_bit_where_a_straight_one_does(tmp_path, sett
         return make_batches(epoch)
 
     with pytest.raises(KeyError):
-        engine.fit(two_epochs)
-    assert first is None and engine.epoch == 2
-    seed_everything(99)  # a new process would not have the old generators' states
-    random.random()
+        run("halves", batches=two_epochs)
+    seed_everything(99)  # a new process does not have the old one's generators
     resumed = run("halves", resume=str(tmp_path / "halves"))
     assert resumed.iteration == straight.iteration and resumed.best_value == straight.best_value
     assert same(weights(resumed.net), weights(straight.net))
-    for name in ("last.params", "best.params"):
-        assert same(read_params(tmp_path / "halves" / name), read_params(tmp_path / "straight" / name))
-    optimizers = [read_params(tmp_path / f / "checkpoints" / "epoch-0004" / "optimizer.params") for f in ("halves", "straight")]
-    assert same(*optimizers)
-    losses = [[r["losses"] for r in read_log(tmp_path / f / "log.jsonl") if r["kind"] == "epoch"] for f in ("halves", "straight")]
+    for name in ("last.params", "best.params", "checkpoints/epoch-0004/optimizer.params"):
+        assert same(read_params(tmp_path / "halves" / name), read_params(tmp_path / "straight" / name)), name
+    losses = [[r["losses"] for r in epochs_of(tmp_path / folder)] for folder in ("halves", "straight")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_resuming_with_other_settings_says_which(tmp_path, caplog):
+    make_engine(tmp_path, epochs=1).fit(make_batches)
+    with caplog.at_level(logging.WARNING):
+        engine = make_engine(tmp_path, epochs=3, lr=0.5, resume=str(tmp_path), start_epoch=2, log_interval=7)
+    said = [record.getMessage() for record in caplog.records]
+    assert any("--lr 0.5" in line and "0.02" in line for line in said) and any("--epochs 3" in line for line in said)
+    assert any("--start-epoch 2 ignored" in line for line in said) and not any("log-interval" in line for line in said)
+    assert engine.epoch == 1
+
+
+def test_a_run_is_not_resumed_with_another_optimizer_average_or_net(tmp_path):
+    make_engine(tmp_path, epochs=1).fit(make_batches)
+    with pytest.raises(TrainingError, match="--optimizer"):
+        make_engine(tmp_path, optimizer="adam", resume=str(tmp_path))
+    with pytest.raises(TrainingError, match="no --ema-decay"):
+        make_engine(tmp_path, ema_decay=0.9, resume=str(tmp_path))
+    other = mx.gluon.nn.HybridSequential()
+    other.add(mx.gluon.nn.Dense(1, in_units=2))
+    other.initialize()
+    with pytest.raises(WeightsError, match="another network"):
+        make_engine(tmp_path, other, resume=str(tmp_path))
+
+
+def test_a_finished_run_is_not_overwritten_by_a_new_one(tmp_path):
+    make_engine(tmp_path, epochs=1).fit(make_batches)
+    with pytest.raises(TrainingError, match="--resume"):
+        make_engine(tmp_path)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    make_engine(tmp_path, epochs=4, keep_checkpoints=2).fit(make_batches)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["epoch-0003", "epoch-0004"]
+
+
+def test_a_run_stops_before_its_time_is_spent_and_can_go_on(tmp_path):
+    result = make_engine(tmp_path, epochs=3, max_minutes=1e-6).fit(make_batches)
+    assert (result.epoch, result.finished) == (1, False)
+    result = make_engine(tmp_path, epochs=3, resume=str(tmp_path)).fit(make_batches)
+    assert (result.epoch, result.finished) == (3, True)
+
+
+# ---- what goes wrong
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_batch_and_part(tmp_path):
+    def poisoned(epoch):
+        batches = [
+            Batch(arrays, ids=[f"photo{i}-{j}" for j in range(BATCH)]) for i, arrays in enumerate(make_batches(epoch))
+        ]
+        if epoch == 1:
+            batches[1].arrays[1][3, 1] = np.inf
+        return batches
+
+    with pytest.raises(TrainingError) as caught:
+        make_engine(tmp_path, epochs=3).fit(poisoned)
+    said = str(caught.value)
+    assert "epoch 1, batch 1 (photo1-0, " in said and "part second is not finite" in said and "second inf" in said
+    assert "first inf" not in said and f"--resume {tmp_path}" in said
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["epoch-0001"]
+
+
+def test_a_loss_of_the_wrong_form_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"'whole'.*\(8,\).*\(8, 2\)"):
+        make_engine(tmp_path, loss=lambda net, x, y: {"whole": (net(x) - y) ** 2}).fit(make_batches)
+    names = iter(["a", "b"])
+    with pytest.raises(TrainingError, match=r"\['b'\].*\['a'\]"):
+        make_engine(tmp_path, loss=lambda net, x, y: {next(names): net(x).mean()}).fit(make_batches)
+
+
+def test_a_batch_that_cannot_be_used_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="one number"):
+        make_engine(tmp_path).fit(lambda epoch: [(np.zeros((4, 6, 6, 3)), np.zeros((3, 2)))])
+    with pytest.raises(TrainingError, match="2 devices"):
+        make_engine(tmp_path, contexts=[mx.cpu(0), mx.cpu(1)]).fit(lambda epoch: make_batches(epoch, batch=23))
+    with pytest.raises(TrainingError, match="no batch"):
+        make_engine(tmp_path).fit(lambda epoch: [])
+
+
+def test_a_parameter_the_loss_does_not_use_is_named(tmp_path):
+    net = small_net()
+    with pytest.raises(TrainingError, match="grad_req"):
+        make_engine(tmp_path, net, loss=lambda net, x, y: {"zero": net[0](x).mean()}).fit(make_batches)
+
+
+def test_a_net_that_is_not_initialised_is_refused(tmp_path):
+    net = mx.gluon.nn.HybridSequential()
+    net.add(mx.gluon.nn.Dense(2))
+    with pytest.raises(TrainingError, match="0.weight"):
+        make_engine(tmp_path, net)
+    net.initialize()
+    with pytest.raises(TrainingError, match="0.weight"):
+        make_engine(tmp_path, net)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("dist_sync", "DMLC_ROLE"), ("dist_async", "dist_sync"), ("foo", "foo")])
+def test_a_kvstore_that_cannot_work_is_refused(tmp_path, monkeypatch, name, reason):
+    monkeypatch.delenv("DMLC_ROLE", raising=False)
+    with pytest.raises(TrainingError, match=reason):
+        make_engine(tmp_path, contexts=[mx.cpu(0), mx.cpu(1)], kvstore=name)
+
+
+# ---- log, curves and signals
+
+
+def test_the_log_is_made_of_json_objects_with_losses_rate_speed_and_validation(tmp_path):
+    values = iter([0.5, math.nan])
+    engine = make_engine(
+        tmp_path, log_interval=2, evaluate=lambda net: {"ap": next(values)}, lr=0.02, lr_mode="constant"
+    )
+    engine.fit(make_batches)
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [r["kind"] for r in records] == ["train", "epoch"] * 2
+    first = records[0]
+    assert set(first["losses"]) == {"first", "second"} and first["loss"] == pytest.approx(sum(first["losses"].values()))
+    assert first["lr"] == 0.02 and first["images_per_s"] > 0 and first["position"] == pytest.approx(2 / 3)
+    assert [r["validation"] for r in records[1::2]] == [{"ap": 0.5}, {"ap": None}]
+    assert json.loads((tmp_path / "config.json").read_text())["lr"] == 0.02
+
+
+def test_validation_keeps_its_interval_and_never_misses_the_last_epoch(tmp_path):
+    make_engine(tmp_path, epochs=3, val_interval=2, evaluate=lambda net: {"ap": 1.0}).fit(make_batches)
+    assert [r["validation"] is not None for r in epochs_of(tmp_path)] == [False, True, True]
+
+
+def test_batches_of_unknown_number_are_all_used(tmp_path):
+    engine = make_engine(tmp_path, accumulate=2, lr_mode="cosine", epochs=2)
+    engine.fit(
+        lambda epoch: (batch for batch in make_batches(epoch))
+    )  # 3 batches: an update of two and one of the third
+    assert engine.iteration == 4
+    assert [r["lr"] for r in epochs_of(tmp_path)] == pytest.approx([0.02, 0.01])
+
+
+def test_a_resumed_log_drops_the_lines_of_epochs_that_run_again(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = TrainLog(path)
+    for epoch in range(3):
+        log.write(kind="epoch", epoch=epoch)
+    with path.open("a") as file:
+        file.write('{"kind": "tra')  # a crash in the middle of a line
+    TrainLog(path, first_epoch=2)
+    assert [r["epoch"] for r in read_log(path)] == [0, 1]
+
+
+def test_curves_are_drawn_at_the_end(tmp_path, real_curves):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    make_engine(tmp_path, epochs=2, evaluate=lambda net: {"ap": 0.5}).fit(make_batches)
+    with image.open(tmp_path / "curves.png") as picture:
+        assert picture.size > (500, 200)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_after_the_iteration_and_keeps_the_last_whole_epoch(tmp_path, caplog, number, status):
+    handler = signal.getsignal(number)
+
+    def interrupted(net, x, targets):
+        if engine.epoch == 1:
+            os.kill(os.getpid(), number)
+        return loss_fn(net, x, targets)
+
+    engine = make_engine(tmp_path, epochs=3, loss=interrupted)
+    with pytest.raises(TrainingInterrupted) as caught:
+        engine.fit(make_batches)
+    assert caught.value.code == status
+    assert engine.iteration == 4  # three of the first epoch and the one that was running
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["epoch-0001"]
+    assert f"--resume {tmp_path}" in caplog.text
+    assert signal.getsignal(number) is handler

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 import numpy as np
 
@@ -26,9 +25,8 @@ from gluonface.data.loader import BatchLoader
 from gluonface.data.transforms.colour import Degrade
 from gluonface.data.transforms.presets.retinaface import RetinaFaceSamples, RetinaFaceTrainTransform
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
-from gluonface.image import load_image
 from gluonface.loss import AnchorLoss
-from gluonface.metrics.detection import evaluate_detections
+from gluonface.metrics.scoring import evaluate_detections
 from gluonface.model_zoo import get_model, import_insightface
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.targets import AnchorTargets
@@ -178,7 +176,7 @@ def main(argv=None) -> None:
     config = config_from_args(args)
     seed_everything(config.seed)
     net = build_net(args)
-    net.network.hybridize(static_alloc=True)
+    net.hybridize(static_alloc=True)
     loss = AnchorLoss(args.box_weight, args.landmark_weight, args.hard_negatives, smooth_at=args.smooth_at)
     loss.hybridize(static_alloc=True)
     mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (net.facts.mean, net.facts.std))
@@ -207,11 +205,12 @@ def main(argv=None) -> None:
 def validation(args: argparse.Namespace):
     """AP of the net on the validation photos, each at a long side of ``--val-size``."""
     data = FaceJsonLines(args.val, args.images)
-    photos = [Path(s.image_path) for s in data.samples]
+    photos = [s.image_path for s in data.samples]
+    labels = [s.faces for s in data.samples]
 
     def evaluate(net) -> dict[str, float]:
-        analyzer = FaceAnalyzer(net, size=args.val_size, score_thresh=0.02)
-        figures = evaluate_detections([analyzer(load_image(p)) for p in photos], data.samples)
+        analyzer = FaceAnalyzer(net, size=args.val_size, score_thresh=0.02, batch_size=4)
+        figures = evaluate_detections(analyzer.stream(photos), labels)
         return {key: figures[key] for key in ("ap50", "ap", "recall_at_1fppi")}
 
     return evaluate

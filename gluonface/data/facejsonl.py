@@ -1,4 +1,4 @@
-"""`FaceJsonLines`: a dataset of face annotations in JSON lines, the format of `gluonface.data.jsonl`."""
+"""`FaceJsonLines`: a dataset of face annotations in JSON lines, the format of :mod:`gluonface.data.jsonl`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from .._compat import mx
 from ..errors import DataError
-from .base import FaceLabels, FaceSample
+from .dataset import FaceDataset
 from .jsonl import read_jsonl, write_jsonl
-from .store import SampleStore
 
 __all__ = ["FaceJsonLines", "write_jsonl"]
 
 
-class FaceJsonLines(mx.gluon.data.Dataset):
-    """Images and face labels from a JSON-lines file.
-
-    Item i is ``(image, labels)``: (H, W, 3) uint8 RGB and `FaceLabels`.
+class FaceJsonLines(FaceDataset):
+    """Images and face labels from a JSON-lines file; items and attributes as `FaceDataset`.
 
     Parameters
     ----------
@@ -33,17 +27,10 @@ class FaceJsonLines(mx.gluon.data.Dataset):
     cache : None, "bytes" or "memory"
         What to keep of an image once it was read, see `SampleStore`.
 
-    Attributes
-    ----------
-    samples : list of FaceSample
-        The annotations, read without opening an image.
-    store : SampleStore
-        The same without MXNet, for worker processes.
-
     Raises
     ------
     DataError
-        When the file or the images folder is missing, or a line is wrong.
+        When the file or the images folder is missing, or a line is wrong; the message names the line.
     """
 
     def __init__(
@@ -57,15 +44,4 @@ class FaceJsonLines(mx.gluon.data.Dataset):
         folder = Path(path).parent / "images" if images is None else Path(images)
         if samples and not folder.is_dir():
             raise DataError(f"{folder}: the images folder of {path} is missing; name another one with images=...")
-        self.store = SampleStore(samples, cache)
-
-    @property
-    def samples(self) -> list[FaceSample]:
-        """The annotations, in the order of the file."""
-        return self.store.samples
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, FaceLabels]:
-        return self.store.read(index)
+        super().__init__(samples, cache)

@@ -5,7 +5,9 @@ samples.sample(item, epoch) -> (image, labels) -> encode(labels) -> stacked arra
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -257,8 +259,9 @@ class _Processes:
         self._generation = 0
         self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _end_workers, self._workers)
-        for index in range(num_workers):
-            self._workers.append(_Worker(context, index, samples, encode))
+        with _one_thread_each():
+            for index in range(num_workers):
+                self._workers.append(_Worker(context, index, samples, encode))
 
     def run(self, tasks: list[_Task]) -> Iterator[tuple[Any, ...]]:
         if not self._finalizer.alive:
@@ -326,6 +329,22 @@ class _Worker:
             f"data worker {self.process.name} {why}. If the message is about starting processes, put the script's work "
             'under `if __name__ == "__main__":`'
         )
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile keep the threads of OpenMP and of NumPy's linear algebra to one."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _end_workers(workers: list[_Worker]) -> None:

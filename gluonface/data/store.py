@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, InputError
+from ..errors import DataError, ImageError, InputError
 from ..image import load_image
 from .base import FaceLabels, FaceSample
 
@@ -58,10 +58,11 @@ class SampleStore:
         return image, sample.faces
 
     def _decode(self, sample: FaceSample, index: int, encoded: bytes | None) -> np.ndarray:
-        if encoded is None:
-            image = load_image(sample.image_path)
-        else:
+        encoded = self.encoded(index) if encoded is None else encoded
+        try:
             image = load_image(encoded)
+        except ImageError as error:
+            raise ImageError(sample.image_path, error.reason) from error
         if image.shape[:2] != tuple(sample.size_hw):
             height, width = sample.size_hw
             raise DataError(
@@ -71,9 +72,19 @@ class SampleStore:
         if self.cache == "memory":
             image.flags.writeable = False
             self._kept[index] = image
-        elif self.cache == "bytes" and encoded is None:
-            self._kept[index] = Path(sample.image_path).read_bytes()
+        elif self.cache == "bytes":
+            self._kept[index] = encoded
         return image
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of one image file."""
+        path = self.samples[index].image_path
+        try:
+            return Path(path).read_bytes()
+        except FileNotFoundError as error:
+            raise ImageError(path, "no such file") from error
+        except OSError as error:
+            raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         # What was cached stays here: a worker process would copy gigabytes.

@@ -6,7 +6,7 @@ A checkpoint is a folder::
       parameters.params   weights and BatchNorm statistics, names as in ``net.save_parameters``
       ema.params          their moving average (where the run keeps one)
       optimizer.params    momentum, Adam's moments, float32 masters: ``<parameter>/<place in the state>``
-      manifest.json       epoch, iteration, best value, settings, random states, SHA-256 of each file above
+      manifest.json       epoch, iteration, best value, settings, random states; SHA-256 of each file and of itself
 
 It is written under another name, manifest last, and then renamed, so a folder called ``epoch-*`` is always complete.
 Nothing is pickled: the files hold numbers and text only.
@@ -14,6 +14,7 @@ Nothing is pickled: the files hold numbers and text only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -99,6 +100,7 @@ def write_checkpoint(
         _flush(path)
         files[path.name] = sha256_file(path)
     manifest = {"format": _FORMAT, "epoch": epoch, "saved_at": time.time(), "files": files, "state": state}
+    manifest["sha256"] = _digest(manifest)
     (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _flush(temporary / _MANIFEST)
     _flush(temporary)
@@ -115,6 +117,12 @@ def write_checkpoint(
         # Out of sight first: a removal that is cut short must not leave half a checkpoint under a good name.
         shutil.rmtree(old.rename(folder / f".tmp-{old.name}"), ignore_errors=True)
     return target
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of all of a manifest but this entry."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -159,8 +167,8 @@ def find_checkpoint(path: str | os.PathLike) -> Path:
         if (path.parent / _MANIFEST).is_file():
             return path.parent
         raise TrainingError(
-            f"--resume {path}: a file of weights alone cannot continue a run, there is no {_MANIFEST} beside it. Pass "
-            "the run's output folder or one of its checkpoints; to start a new run from weights, load them into the net."
+            f"--resume {path}: weights alone cannot continue a run: there is no {_MANIFEST} beside them. Pass the "
+            "run's output folder or one of its checkpoints; to start a new run from weights, load them into the net."
         )
     if (path / _MANIFEST).is_file():
         return path
@@ -192,13 +200,16 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     advice = f"Resume from {others[0]} instead." if others else "There is no other one beside it: start the run again."
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        version, files, state = manifest["format"], dict(manifest["files"]), dict(manifest["state"])
+        version, intact = manifest["format"], manifest["sha256"] == _digest(manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder / _MANIFEST} is damaged ({error!r}). {advice}") from error
     if version != _FORMAT:
         raise TrainingError(
             f"{folder} has format {version}; this version of gluonface reads format {_FORMAT}. {advice}"
         )
+    if not intact:
+        raise TrainingError(f"{folder / _MANIFEST} is damaged (SHA-256 differs). {advice}")
+    files, state = manifest["files"], manifest["state"]
     arrays = {}
     for name, expected in files.items():
         file = folder / Path(name).name
@@ -299,8 +310,8 @@ def restore_optimizer(
 
 def _other_optimizer(source: str | os.PathLike, what: str) -> TrainingError:
     return TrainingError(
-        f"{source}: its optimizer state {what}: it is another optimizer's. Resume with the --optimizer and --momentum of "
-        "that run."
+        f"{source}: its optimizer state {what}: it is another optimizer's. Resume with the --optimizer and --momentum "
+        "of that run."
     )
 
 

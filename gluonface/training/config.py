@@ -46,7 +46,7 @@ class TrainConfig:
     accumulate: int = _option(1, "batches whose gradients are added up before an update")
     ema_decay: float = _option(0.0, "decay of the moving average of the weights, e.g. 0.999; 0: none")
     amp: bool = _option(False, "mixed precision (GPU)")
-    kvstore: str = _option("device", "MXNet's exchange of gradients: device, local, nccl, dist_sync, ...")
+    kvstore: str = _option("device", "MXNet's exchange of gradients: device, local, nccl, dist_sync, dist_sync_device")
     seed: int = _option(233, "random seed")
     log_interval: int = _option(20, "batches between two log lines")
     save_prefix: str = _option("out", "output folder of the run")

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
+from types import ModuleType
 
 import numpy as np
 
 from .._compat import mx
 from ..errors import TrainingError
 
-__all__ = ["contexts_from_gpus", "copy_to", "create_kvstore", "forget_graphs", "freeze_batch_norm", "seed_everything"]
+__all__ = [
+    "contexts_from_gpus",
+    "copy_to",
+    "create_kvstore",
+    "forget_graphs",
+    "freeze_batch_norm",
+    "mixed_precision",
+    "seed_everything",
+]
 
 
 def contexts_from_gpus(gpus: str) -> list[mx.Context]:
@@ -52,12 +62,15 @@ def create_kvstore(name: str, contexts: list[mx.Context]) -> mx.kv.KVStore | Non
     TrainingError
         When the store cannot work here; says why.
     """
-    if "async" in name:
+    words = name.split("_")
+    if "async" in words:
         raise TrainingError(
-            f"--kvstore {name}: asynchronous stores update on the servers, where the gradient cannot be clipped as a whole "
-            "and from where the optimizer's state cannot be saved. Use dist_sync."
+            f"--kvstore {name}: asynchronous stores update on the servers, where the gradient cannot be clipped as a "
+            "whole and from where the optimizer's state cannot be saved. Use dist_sync."
         )
-    if "dist" in name:
+    if not set(words) <= {"device", "local", "nccl", "dist", "sync"}:  # MXNet takes any other word for "local"
+        raise TrainingError(f"--kvstore {name}: expected device, local, nccl, dist_sync or dist_sync_device")
+    if "dist" in words:
         if not mx.runtime.Features().is_enabled("DIST_KVSTORE"):
             raise TrainingError(f"--kvstore {name}: this build of MXNet has no distributed store (DIST_KVSTORE)")
         needed = ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
@@ -90,6 +103,19 @@ def freeze_batch_norm(net: mx.gluon.Block) -> None:
 
     net.apply(freeze)
     forget_graphs(net)
+
+
+def mixed_precision(contexts: list[mx.Context]) -> ModuleType:
+    """MXNet's module for mixed precision, which ``import mxnet`` leaves out.
+
+    Raises
+    ------
+    TrainingError
+        Unless all devices are GPUs: MXNet has no half-precision convolutions on the CPU.
+    """
+    if any(context.device_type != "gpu" for context in contexts):
+        raise TrainingError("--amp: mixed precision needs GPUs (--gpus 0); leave the flag out to train on the CPU")
+    return importlib.import_module(".contrib.amp", mx.__name__)
 
 
 def seed_everything(seed: int) -> None:

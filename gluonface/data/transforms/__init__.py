@@ -1,0 +1,1 @@
+"""Transforms that move image, boxes, points and pose together."""

@@ -1,0 +1,1 @@
+"""What each system is trained and tested on: one module per system."""

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from gluonface.data.base import FaceLabels, FaceSample, concat_labels
+from gluonface.errors import InputError
+
+
+def two_faces() -> FaceLabels:
+    return FaceLabels(
+        boxes=np.array([[0, 0, 3, 12], [5, 5, 9, 9]]),
+        ignore=np.array([False, True]),
+        attributes=[{"mask": "with"}, {}],
+        box_from=["human", "teacher"],
+    )
+
+
+def test_what_is_left_out_is_unknown():
+    labels = two_faces()
+    assert np.isnan(labels.landmarks5).all() and labels.landmarks5.shape == (2, 5, 2)
+    assert np.isnan(labels.pose).all() and labels.pose.shape == (2, 3)
+    assert labels.mesh_row.tolist() == [-1, -1] and not labels.landmarks5_human.any()
+    assert labels.landmarks68 is None
+
+
+def test_empty_labels_have_arrays_of_no_rows():
+    labels = FaceLabels.empty()
+    assert len(labels) == 0
+    assert labels.boxes.shape == (0, 4) and labels.landmarks5.shape == (0, 5, 2) and labels.pose.shape == (0, 3)
+
+
+def test_a_wrong_shape_is_named():
+    with pytest.raises(InputError, match=r"pose of 2 faces must have the shape \(2, 3\), got \(2, 2\)"):
+        FaceLabels(boxes=np.zeros((2, 4)), pose=np.zeros((2, 2)))
+    with pytest.raises(InputError, match="attributes must have one entry for each of the 2 faces, got 1"):
+        FaceLabels(boxes=np.zeros((2, 4)), attributes=[{}])
+
+
+def test_a_mask_picks_rows_of_every_field():
+    picked = two_faces()[np.array([False, True])]
+    assert picked.boxes.tolist() == [[5, 5, 9, 9]]
+    assert picked.ignore.tolist() == [True] and picked.box_from == ["teacher"] and picked.attributes == [{}]
+
+
+def test_one_index_is_refused_rather_than_guessed():
+    with pytest.raises(InputError, match=r"labels\[\[i\]\]"):
+        two_faces()[0]
+
+
+def test_concatenation_fills_missing_68_points_with_nan():
+    with_68 = FaceLabels(boxes=np.zeros((1, 4)), landmarks68=np.ones((1, 68, 2)))
+    merged = concat_labels([two_faces(), with_68])
+    assert len(merged) == 3
+    assert np.isnan(merged.landmarks68[:2]).all() and (merged.landmarks68[2] == 1).all()
+    assert merged.box_from == ["human", "teacher", ""]
+    assert len(concat_labels([])) == 0
+
+
+def test_face_size_is_the_root_of_the_area():
+    np.testing.assert_allclose(two_faces().face_sizes, [6, 4])
+
+
+def test_a_sample_is_named_by_its_path_unless_the_file_names_it():
+    assert FaceSample("a/b.jpg", (2, 3), FaceLabels.empty()).name == "a/b.jpg"
+    assert FaceSample("x/a/b.jpg", (2, 3), FaceLabels.empty(), name="b.jpg").name == "b.jpg"

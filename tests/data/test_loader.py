@@ -1,0 +1,173 @@
+import gc
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gluonface.data.jsonl import read_jsonl
+from gluonface.data.loader import BatchLoader
+from gluonface.data.store import SampleStore
+from gluonface.data.transforms.presets.retinaface import RetinaFaceSamples, RetinaFaceTrainTransform
+from gluonface.errors import DataError, InputError, TrainingError
+from gluonface.targets import AnchorTargets
+
+ENCODE = AnchorTargets((64, 64)).encode_labels
+
+
+class Numbers:
+    """Items that say which they are."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def sample(self, item, epoch):
+        return np.full((2, 2, 3), item, np.uint8), (item, epoch)
+
+
+def identity(labels):
+    return (np.array(labels),)
+
+
+def numbered(count, batch_size, **changes) -> BatchLoader:
+    return BatchLoader(Numbers(count), batch_size, **{"encode": identity, "seed": 3, **changes})
+
+
+def flat(lists: list[list[int]]) -> list[int]:
+    return [entry for part in lists for entry in part]
+
+
+def items_of(loader, epoch=0, **changes) -> list[list[int]]:
+    return [targets[:, 0].tolist() for _, targets in loader.epoch(epoch, **changes)]
+
+
+@pytest.fixture
+def samples(photo_folder):
+    store = SampleStore(read_jsonl(photo_folder / "faces.jsonl"))
+    return RetinaFaceSamples(store, RetinaFaceTrainTransform(size=64), mosaic_prob=0.3, source_weights={"a": 3.0})
+
+
+@pytest.fixture(scope="module")
+def no_children_left():
+    yield
+    gc.collect()
+    assert not multiprocessing.active_children()
+
+
+def test_an_epoch_holds_every_item_once_in_an_order_of_its_own():
+    loader = numbered(10, 2)
+    epochs = [flat(items_of(loader, epoch)) for epoch in range(3)]
+    for items in epochs:
+        assert sorted(items) == list(range(10))
+    assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != sorted(epochs[0])
+    assert items_of(numbered(10, 2), 1) == items_of(loader, 1)
+    assert items_of(numbered(10, 2, seed=4), 1) != items_of(loader, 1)
+    assert flat(items_of(numbered(10, 2, shuffle=False))) == list(range(10))
+
+
+def test_the_last_items_are_left_out_or_make_a_smaller_batch():
+    assert [len(b) for b in items_of(numbered(10, 4))] == [4, 4] and len(numbered(10, 4)) == 2
+    kept = numbered(10, 4, drop_last=False)
+    assert [len(b) for b in items_of(kept)] == [4, 4, 2] and len(kept) == 3
+
+
+def test_an_epoch_can_be_entered_in_the_middle():
+    loader = numbered(10, 2)
+    assert items_of(loader, 1, start_batch=3) == items_of(loader, 1)[3:]
+
+
+def test_the_batches_of_all_parts_make_the_batch_of_one_process():
+    whole = items_of(numbered(25, 6))
+    parts = [items_of(numbered(25, 2, part_index=index, num_parts=3)) for index in range(3)]
+    assert [len(part) for part in parts] == [4, 4, 4]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert sorted(batch) == sorted(flat(shares))
+
+
+def test_without_encode_the_labels_come_as_a_list(samples):
+    images, labels = next(BatchLoader(samples, 3).epoch(0))
+    assert images.shape == (3, 64, 64, 3) and [type(entry).__name__ for entry in labels] == ["FaceLabels"] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"batch_size": 30}, "10 items do not fill one batch of 1 x 30"),
+        ({"num_parts": 2, "part_index": 2}, "part_index must be one of"),
+        ({"worker_kind": "fork"}, "worker_kind must be"),
+        ({"num_workers": -1}, "num_workers and seed at least 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(changes, complaint):
+    with pytest.raises(InputError, match=complaint):
+        numbered(10, changes.pop("batch_size", 2), **changes)
+
+
+def test_arrays_that_do_not_stack_are_reported():
+    loader = numbered(4, 2, encode=lambda labels: (np.zeros(labels[0]),))
+    with pytest.raises(DataError, match="do not make a batch: .*encode must give arrays of the same shapes"):
+        next(loader.epoch(0))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_give_the_same_batches_as_none(samples, workers):
+    expected = list(BatchLoader(samples, 2, encode=ENCODE).epoch(1))
+    with BatchLoader(samples, 2, encode=ENCODE, num_workers=workers, worker_kind="thread") as loader:
+        batches = list(loader.epoch(1))
+    assert len(batches) == len(expected) == 6
+    for batch, other in zip(batches, expected, strict=True):
+        for array, twin in zip(batch, other, strict=True):
+            np.testing.assert_array_equal(array, twin)
+
+
+def test_processes_give_the_same_batches_as_none_epoch_after_epoch(samples, no_children_left):
+    with BatchLoader(samples, 2, encode=ENCODE, num_workers=2) as loader:
+        abandoned = loader.epoch(0)
+        next(abandoned)  # leaves batches of epoch 0 under way
+        for epoch in (1, 2):
+            expected = list(BatchLoader(samples, 2, encode=ENCODE).epoch(epoch))
+            for batch, other in zip(loader.epoch(epoch), expected, strict=True):
+                assert [(a.shape, a.dtype) for a in batch] == [(a.shape, a.dtype) for a in other]
+                for array, twin in zip(batch, other, strict=True):
+                    np.testing.assert_array_equal(array, twin)
+                    array += 0  # can be written to
+        with pytest.raises(TrainingError, match="another one was begun"):
+            list(abandoned)
+    assert not multiprocessing.active_children()
+    with pytest.raises(TrainingError, match="closed"):
+        next(loader.epoch(0))
+
+
+@pytest.mark.parametrize("kind", ["none", "thread", "process"])
+def test_a_damaged_photo_is_named_by_whatever_makes_the_batch(samples, kind, no_children_left):
+    victim = Path(samples.store.samples[4].image_path)
+    victim.write_bytes(b"no image")
+    workers = {"num_workers": 0} if kind == "none" else {"num_workers": 1, "worker_kind": kind}
+    complaint = rf"item \d+ of epoch 0 \(.*\): ImageError: .*{victim.name}"
+    with BatchLoader(samples, 4, encode=ENCODE, **workers) as loader, pytest.raises(DataError, match=complaint):
+        list(loader.epoch(0))
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_dies_is_reported_and_the_others_end(samples, no_children_left):
+    with BatchLoader(samples, 2, encode=ENCODE, num_workers=2, prefetch=1) as loader:
+        batches = loader.epoch(0)
+        next(batches)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(TrainingError, match="was killed, most likely because memory ran out"):
+            list(batches)
+    assert not multiprocessing.active_children()
+
+
+def test_a_loader_that_is_forgotten_ends_its_processes(samples):
+    loader = BatchLoader(samples, 2, encode=ENCODE, num_workers=1)
+    for _ in loader.epoch(0):
+        break
+    assert multiprocessing.active_children()
+    del loader, _
+    gc.collect()
+    assert not multiprocessing.active_children()

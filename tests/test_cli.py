@@ -1,0 +1,344 @@
+"""The command: what it writes where, and what its exit status says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gluonface.pipeline
+from gluonface import cli
+from gluonface.errors import ImageError, ModelNotFoundError, WeightsError
+from gluonface.faces import Faces
+from gluonface.geometry import ARCFACE_TEMPLATE_112
+from gluonface.image import load_image, save_image
+
+
+class FakeAnalyzer:
+    """As many faces in a photo as its height says: one for each 100 rows. Photos are really read."""
+
+    detector_name = "fake_detector"
+    points = True
+
+    def __init__(self, detector=None, **options):
+        if detector == "retinafase":
+            raise ModelNotFoundError("no model is called 'retinafase'; near: retinaface_mobilenet0.25_fc26")
+        if detector == "damaged":
+            raise WeightsError("damaged.params: the file is damaged")
+        FakeAnalyzer.options = {"detector": detector, **options}
+
+    def stream(self, sources, on_error="raise"):
+        assert on_error == "return"
+        for source in sources:
+            try:
+                image = load_image(source, max_pixels=self.options["max_pixels"])
+            except ImageError as error:
+                yield error
+                continue
+            n = image.shape[0] // 100
+            boxes = np.array([[10, 100 * i + 10, 90, 100 * i + 90] for i in range(n)], np.float32).reshape(n, 4)
+            points = ARCFACE_TEMPLATE_112 * 0.7 + [10, 10] + np.arange(n)[:, None, None] * [0, 100]
+            yield Faces(
+                boxes,
+                np.linspace(0.9, 0.5, n),
+                landmarks5=points.reshape(n, 5, 2) if self.points else None,
+                size_hw=image.shape[:2],
+            )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two folders with a file of the same name in each; the fake detector in place of the real one."""
+    monkeypatch.setattr(gluonface.pipeline, "FaceAnalyzer", FakeAnalyzer)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, height in (("one/a.jpg", 100), ("two/a.jpg", 250), ("two/b.png", 50)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_image(tmp_path / name, rng.integers(0, 256, (height, 100, 3), dtype=np.uint8))
+    return tmp_path
+
+
+def files(folder) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+# detect
+
+
+def test_without_output_options_photos_and_faces_are_printed(folder, capsys):
+    assert cli.main(["detect", "one", "two"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "one/a.jpg: 1 face (100x100)",
+        "  0.900  box 10 10 90 90  80x80",
+        "two/a.jpg: 2 faces (100x250)",
+        "  0.900  box 10 10 90 90  80x80",
+        "  0.500  box 10 110 90 190  80x80",
+        "two/b.png: 0 faces (100x50)",
+    ]
+    assert err == "gluonface: 3 faces in 3 photos (fake_detector)\n"
+
+
+def test_quiet_says_nothing(folder, capsys):
+    assert cli.main(["detect", "one", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_json_is_one_object_a_line_in_the_order_given(folder, capsys):
+    assert cli.main(["detect", "two/*.*", "one/a.jpg", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["image"] for row in rows] == ["two/a.jpg", "two/b.png", "one/a.jpg"]
+    assert [len(row["faces"]) for row in rows] == [2, 0, 1]
+    assert rows[0] == {**rows[0], "width": 100, "height": 250, "model": "fake_detector"}
+    assert rows[0]["faces"][0]["box"] == [10, 10, 90, 90]
+    assert len(rows[0]["faces"][1]["landmarks5"]) == 5
+    assert "3 faces in 3 photos" in err
+
+
+def test_json_and_csv_files_appear_complete(folder):
+    assert cli.main(["detect", "one", "two", "--json", "out.jsonl", "--csv", "out.csv", "--quiet"]) == 0
+    assert len(Path("out.jsonl").read_text().splitlines()) == 3
+    rows = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
+    assert [(row["image"], row["face"]) for row in rows] == [("one/a.jpg", "0"), ("two/a.jpg", "0"), ("two/a.jpg", "1")]
+    assert [float(rows[2][key]) for key in ("x1", "y1", "x2", "y2", "score")] == [10, 110, 90, 190, 0.5]
+    assert float(rows[0]["left_eye_x"]) == pytest.approx(ARCFACE_TEMPLATE_112[0, 0] * 0.7 + 10)
+    assert files(folder) == ["one/a.jpg", "out.csv", "out.jsonl", "two/a.jpg", "two/b.png"]
+
+
+def test_a_face_without_points_leaves_the_cells_empty(folder, monkeypatch):
+    monkeypatch.setattr(FakeAnalyzer, "points", False)
+    assert cli.main(["detect", "one", "--csv", "out.csv", "--quiet"]) == 0
+    (row,) = csv.DictReader(Path("out.csv").read_text().splitlines())
+    assert row["left_eye_x"] == row["right_mouth_corner_y"] == ""
+
+
+def test_photos_are_drawn_into_the_folder_under_names_of_their_own(folder):
+    assert cli.main(["detect", "one", "two", "--out", "out"]) == 0
+    assert files("out") == ["one/a.jpg", "two/a.jpg", "two/b.png"]
+    before, after = (load_image(f"{where}two/a.jpg").astype(int) for where in ("", "out/"))
+    assert before.shape == after.shape
+    assert np.abs(before - after)[110, 15:85].mean() > 20  # the line of the second box
+    assert cli.main(["detect", "two/a.jpg", "--out", "flat", "--quiet"]) == 0
+    assert files("flat") == ["a.jpg"]
+
+
+def test_names_that_differ_in_their_suffix_only_do_not_collide(folder):
+    save_image("two/a.png", np.zeros((100, 100, 3), np.uint8))
+    save_image("two/a_png.png", np.zeros((100, 100, 3), np.uint8))
+    assert cli.main(["detect", "two", "two/../two/a.jpg", "--out", "out", "--crops", "crops", "--quiet"]) == 0
+    assert files("out") == ["a_jpg-2.jpg", "a_jpg.jpg", "a_png-2.png", "a_png.png", "b.png"]
+    assert len(files("crops")) == 2 + 2 + 1 + 1
+
+
+def test_a_photo_is_never_overwritten(folder, capsys):
+    before = Path("two/a.jpg").read_bytes()
+    assert cli.main(["detect", "two", "--out", "two"]) == 2
+    assert "would overwrite the photo" in capsys.readouterr().err
+    assert Path("two/a.jpg").read_bytes() == before
+
+
+def test_a_gif_and_a_file_without_suffix_are_drawn_as_png(folder):
+    save_image("x.gif", np.zeros((100, 100, 3), np.uint8))
+    Path("photo").write_bytes(Path("one/a.jpg").read_bytes())
+    assert cli.main(["detect", "x.gif", "photo", "--out", "out", "--quiet"]) == 0
+    assert files("out") == ["photo.png", "x.png"]
+
+
+def test_crops_are_aligned_to_the_template(folder):
+    image = np.zeros((100, 100, 3), np.uint8)
+    x, y = np.floor(ARCFACE_TEMPLATE_112[2] * 0.7 + 10).astype(int)
+    image[y - 1 : y + 2, x - 1 : x + 2] = 255  # the tip of the nose
+    save_image("c.png", image)
+    assert cli.main(["detect", "c.png", "two", "--crops", "crops", "--quiet"]) == 0
+    assert files("crops") == ["c_0.png", "two/a_0.png", "two/a_1.png"]
+    crop = load_image("crops/c_0.png")
+    assert crop.shape == (112, 112, 3)
+    row, column = np.unravel_index(crop[..., 0].argmax(), (112, 112))
+    np.testing.assert_allclose([column + 0.5, row + 0.5], ARCFACE_TEMPLATE_112[2], atol=1.5)
+
+
+def test_a_face_without_points_is_cropped_by_its_box(folder, monkeypatch):
+    monkeypatch.setattr(FakeAnalyzer, "points", False)
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[10:90, 10:90] = 200
+    save_image("c.png", image)
+    assert cli.main(["detect", "c.png", "--crops", "crops", "--quiet"]) == 0
+    crop = load_image("crops/c_0.png")
+    assert crop.shape == (112, 112, 3)
+    assert (crop[2:-2, 2:-2] == 200).all()
+
+
+def test_a_bad_photo_is_reported_and_skipped(folder, capsys):
+    Path("two/broken.jpg").write_bytes(Path("two/a.jpg").read_bytes()[:500])
+    assert cli.main(["detect", "two", "missing.jpg", "one", "--json", "-", "--out", "out"]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["image"] for line in out.splitlines()] == ["two/a.jpg", "two/b.png", "one/a.jpg"]
+    assert "gluonface: skipped two/broken.jpg: is damaged or truncated" in err
+    assert "gluonface: skipped missing.jpg: no such file" in err
+    assert "3 faces in 3 photos, 2 skipped" in err
+    assert files("out") == ["one/a.jpg", "two/a.jpg", "two/b.png"]
+
+
+def test_options_reach_the_analyzer(folder):
+    from gluonface._compat import mx
+
+    argv = (
+        "detect one --model m --size 480x640 --score 0.7 --nms 0.3 --batch 3 --max-faces 2 --max-pixels 9999999 --quiet"
+    )
+    assert cli.main([*argv.split(), "--root", "weights"]) == 0
+    assert FakeAnalyzer.options == {
+        "detector": "m",
+        "ctx": mx.cpu(),
+        "size": (480, 640),
+        "score_thresh": 0.7,
+        "nms_thresh": 0.3,
+        "max_faces": 2,
+        "batch_size": 3,
+        "root": Path("weights"),
+        "max_pixels": 9_999_999,
+    }
+    for text, size in (("320", 320), ("stored", None), ("auto", "auto")):
+        cli.main(["detect", "one", "--size", text, "--quiet"])
+        assert FakeAnalyzer.options["size"] == size
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["detect"], "the following arguments are required"),
+        (["detect", "empty"], "no image files"),
+        (["detect", "one", "--model", "retinafase"], "near: retinaface_mobilenet0.25_fc26"),
+        (["detect", "one", "--size", "big"], "expected a long side"),
+        (["detect", "one", "--size", "1x2x3"], "expected a long side"),
+        (["detect", "one", "--score", "5"], "expected a number from 0 to 1, got '5'"),
+        (["detect", "one", "--score", "nan"], "expected a number from 0 to 1"),
+        (["detect", "one", "--batch", "0"], "at least 1"),
+        (["detect", "one", "--gpu", "99"], "MXNet sees"),
+        (["detect", "one", "--json", "-", "--csv", "-"], "cannot both"),
+        (["detekt", "one"], "invalid choice"),
+        ([], "required"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_status_2(folder, capsys, argv, says):
+    Path("empty").mkdir()
+    try:
+        status = cli.main(argv)
+    except SystemExit as exit:  # argparse leaves this way
+        status = exit.code
+    assert status == 2
+    assert says in capsys.readouterr().err
+
+
+def test_damaged_weights_are_exit_status_1(folder, capsys):
+    assert cli.main(["detect", "one", "--model", "damaged", "--json", "out.jsonl"]) == 1
+    assert capsys.readouterr().err == "gluonface: error: damaged.params: the file is damaged\n"
+    assert not Path("out.jsonl").exists()
+
+
+def test_an_output_that_cannot_be_written_is_exit_status_1(folder, capsys):
+    assert cli.main(["detect", "one", "--json", "no/such/folder/out.jsonl"]) == 1
+    assert "gluonface: error: " in capsys.readouterr().err
+
+
+def test_an_interrupt_is_exit_status_130_and_leaves_no_half_file(folder, monkeypatch, capsys):
+    def interrupted(self, sources, on_error):
+        yield Faces.empty((100, 100))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeAnalyzer, "stream", interrupted)
+    assert cli.main(["detect", "one", "two", "--json", "out.jsonl"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert files(folder) == ["one/a.jpg", "two/a.jpg", "two/b.png"]
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(folder, monkeypatch, capsys):
+    assert cli.main(["detect", "one", "two", "--json", "out.jsonl"]) == 0
+    assert "photos/s" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert cli.main(["detect", "one", "two", "nothing.jpg", "--json", "out.jsonl"]) == 1
+    err = capsys.readouterr().err
+    assert "4/4" in err or "3/4" in err
+    assert "skipped nothing.jpg: no such file" in err
+
+
+# models, info
+
+
+def test_the_table_of_models_has_a_row_for_each(capsys):
+    assert cli.main(["models"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["name", "parameters"]
+    assert len(rows) == len(gluonface.list_models())
+    assert any(row.startswith("retinaface_mobilenet0.25_fc26 ") and "0.43 M" in row for row in rows)
+
+
+def test_models_can_be_filtered_and_listed_as_json(capsys):
+    assert cli.main(["models", "--filter", "*resnet50*", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [fact["backbone"] for fact in facts] == ["resnet50_v1b"]
+    assert cli.main(["models", "--filter", "nothing_like_it"]) == 1
+    assert "no model matches" in capsys.readouterr().err
+
+
+def test_info_tells_what_is_known_about_a_model(capsys):
+    assert cli.main(["info", "retinaface_mobilenet0.25_fc26"]) == 0
+    out = capsys.readouterr().out
+    assert "426,608" in out
+    assert cli.main(["info", "retinaface_mobilenet0.25_fc26", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["params"] == 426_608
+
+
+def test_info_on_an_unknown_model_names_near_ones(capsys):
+    assert cli.main(["info", "retinaface_mobilenet_fc26"]) == 2
+    err = capsys.readouterr().err
+    assert "retinaface_mobilenet0.25_fc26" in err
+    assert '"' not in err
+
+
+# As a process
+
+
+def run(*argv, **options):
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    command = [sys.executable, "-m", "gluonface", *argv]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, **options)
+
+
+def test_help_and_version_do_not_load_mxnet():
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"gluonface {gluonface.__version__}\n")
+    code = "import sys; from gluonface import cli\ntry: cli.main(['detect', '--help'])\nexcept SystemExit: pass\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-c", code + "assert 'mxnet' not in sys.modules"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--crops" in result.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_traceback():
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "gluonface", "models"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+    finally:
+        os.close(writing)
+    assert result.stderr == ""
+    assert result.returncode == 141

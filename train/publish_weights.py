@@ -1,0 +1,53 @@
+"""Put the best weights of a run into model_zoo/, named by their hash, with their facts beside them.
+
+    python train/publish_weights.py retinaface_mobilenet0.25_mask --run runs/mask --facts facts.json
+
+``facts.json`` holds what only a person knows: licence, terms, research_only, data, start, recipe (see
+gluonface.model_zoo.ModelFacts). Facts already in model_zoo/<name>.json are kept where the file does not name them. Figures come
+from benchmarks/make_tables.py afterwards. An older weights file of the model is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from gluonface.model_zoo import get_model, store
+from gluonface.model_zoo.weights import read_facts
+
+ZOO = Path(__file__).resolve().parents[1] / "model_zoo"
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="model the weights belong to")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--weights", default="best.params", help="file in the run's folder (default: %(default)s)")
+    parser.add_argument("--facts", type=Path, help="JSON file of facts to set")
+    parser.add_argument("--zoo", type=Path, default=ZOO, help="folder to publish to (default: the package's)")
+    args = parser.parse_args(argv)
+    source = args.run / args.weights
+    get_model(args.name).load_parameters(source)  # raises where the weights are not this model's
+    digest = store.sha256_file(source)
+    path = args.zoo / f"{args.name}.json"
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    previous = facts.get("file")
+    if args.facts:
+        facts.update(json.loads(args.facts.read_text(encoding="utf-8")))
+    facts.update(file=f"{args.name}-{digest[:8]}.params", sha256=digest)
+    shutil.copyfile(source, args.zoo / facts["file"])
+    store.write_atomically(path, json.dumps(facts, indent=2, ensure_ascii=False).encode() + b"\n")
+    read_facts(args.name, args.zoo)
+    if previous and previous != facts["file"]:
+        (args.zoo / previous).unlink(missing_ok=True)
+    curves = args.run / "curves.png"
+    if curves.exists():
+        (args.zoo / "img").mkdir(exist_ok=True)
+        shutil.copyfile(curves, args.zoo / "img" / f"{args.name}_curves.png")
+    print(f"{facts['file']}: {(args.zoo / facts['file']).stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
