@@ -33,7 +33,7 @@ endif
 .PHONY: help venv demo test lint format bench clean distclean
 
 help:
-	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 venv: $(READY)
 

@@ -14,7 +14,6 @@ import importlib.util
 import json
 import logging
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 from . import __version__
 from .errors import GluonFaceError, ImageError, InputError, ModelNotFoundError
 from .faces import SCHEMES, Face, Faces
+from .files import replacing
 from .geometry import align_crop, clip_boxes, warp_image
 from .image import IMAGE_SUFFIXES, MAX_PIXELS, iter_image_files, load_image, save_image
 
@@ -279,14 +279,8 @@ def _output(path: str) -> Iterator:
     if path == "-":
         yield sys.stdout
         return
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 @contextlib.contextmanager

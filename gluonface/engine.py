@@ -294,6 +294,8 @@ class Engine:
             self.out.mkdir(parents=True, exist_ok=True)
             write_json(self.out / "config.json", asdict(config))
             self._log = TrainLog(self.out / "log.jsonl", first_epoch=self.epoch)
+        if self.epoch >= config.epochs:
+            _logger.warning("nothing to train: %d epochs are done and --epochs is %d", self.epoch, config.epochs)
         with self._signals:
             while self.epoch < config.epochs:
                 began = time.monotonic()
@@ -497,9 +499,14 @@ class Engine:
             return
         config, last, validation = self.config, self.epoch >= self.config.epochs, None
         if self.evaluate and (last or self.epoch % config.val_interval == 0):
-            with self.averaged_weights():
-                validation = {name: float(value) for name, value in self.evaluate(self.net).items()}
-                self._keep_best(validation)
+            try:
+                with self.averaged_weights():
+                    validation = {name: float(value) for name, value in self.evaluate(self.net).items()}
+                    self._keep_best(validation)
+            except Exception:
+                self._save()  # hours of training should not be lost to a slip in the validation
+                _logger.error("validation failed; epoch %d is saved, go on with --resume %s", self.epoch - 1, self.out)
+                raise
         if last or self.epoch % config.save_interval == 0:
             self._save()
         losses, seconds = summary["losses"], time.monotonic() - began

@@ -10,7 +10,6 @@ import contextlib
 import glob
 import io
 import os
-import secrets
 import stat
 import struct
 import threading
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from .errors import ImageError
+from .files import write_atomically
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_BYTES", "MAX_PIXELS", "encode_image", "iter_image_files", "load_image", "save_image"]
 
@@ -320,13 +320,8 @@ def save_image(path: str | os.PathLike, image: np.ndarray, quality: int = 95) ->
     if format is None:
         raise ImageError(str(path), f"expected one of the suffixes {', '.join(IMAGE_SUFFIXES)} to write an image")
     data = encode_image(image, format, quality)
-    temporary = path.with_name(f".{path.stem[:64]}-{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, data)
     except OSError as error:
         raise ImageError(str(path), f"cannot be written: {error}") from error
 

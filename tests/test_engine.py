@@ -369,6 +369,16 @@ def test_a_best_key_that_evaluate_does_not_give_is_named(tmp_path):
         engine.fit(make_batches)
 
 
+def test_a_validation_that_fails_does_not_lose_the_epoch(tmp_path):
+    def slip(net):
+        raise KeyError("no such photo")
+
+    engine = make_engine(tmp_path, epochs=1, ema_decay=0.9, evaluate=slip)
+    with pytest.raises(KeyError):
+        engine.fit(make_batches)
+    assert same(read_params(tmp_path / "checkpoints" / "epoch-0001" / "parameters.params"), weights(engine.net))
+
+
 # ---- resuming
 
 

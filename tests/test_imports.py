@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "gluonface"
 # Top to bottom; units of one row do not know each other. A unit is a file or a folder of the package.
 ROWS = (
     ("errors",),
-    ("_compat",),
+    ("files", "_compat"),
     ("faces",),
     ("geometry",),
     ("decode",),
@@ -34,7 +34,7 @@ ROWS = (
 )
 ROW_OF = {unit: number for number, row in enumerate(ROWS) for unit in row}
 
-NUMPY_ONLY = ("errors", "faces", "geometry", "decode", "pose", "image", "viz", "targets")
+NUMPY_ONLY = ("errors", "files", "faces", "geometry", "decode", "pose", "image", "viz", "targets")
 SMALL_PACKAGES = {"numpy", "cv2", "PIL"}
 
 

@@ -1,5 +1,6 @@
 """What the README shows works: its Python runs, its commands, files and models exist."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -43,7 +44,14 @@ def photo_folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_the_python_of_the_readme_runs_on_a_photo(number, photo_folder):
     code = blocks("python")[number]
-    done = subprocess.run([sys.executable, "-c", code], cwd=photo_folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=photo_folder,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, f"{code}\n{done.stderr}"
     if number == 0:
         assert len(re.findall(r"^0\.\d+ \[|^1\.00 \[", done.stdout, re.M)) == 3  # one line for each of the three faces
@@ -84,7 +92,7 @@ def test_every_option_of_the_readme_exists():
 
 def test_every_file_the_readme_names_exists():
     linked = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
-    named = [name for name in re.findall(r"`((?:train|benchmarks|model_zoo|docs)/[\w./-]*)", TEXT)]
+    named = re.findall(r"`((?:train|benchmarks|model_zoo|docs)/[\w./-]*)", TEXT)
     assert len(linked) > 3
     assert len(named) > 3
     for name in {*linked, *named}:

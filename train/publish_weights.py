@@ -3,8 +3,8 @@
     python train/publish_weights.py retinaface_mobilenet0.25_mask --run runs/mask --facts facts.json
 
 ``facts.json`` holds what only a person knows: licence, terms, research_only, data, start, recipe (see
-gluonface.model_zoo.ModelFacts). Facts already in model_zoo/<name>.json are kept where the file does not name them. Figures come
-from benchmarks/make_tables.py afterwards. An older weights file of the model is removed.
+gluonface.model_zoo.ModelFacts). Facts already in model_zoo/<name>.json are kept where the file does not name them.
+Figures come from benchmarks/make_tables.py afterwards. An older weights file of the model is removed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import shutil
 from pathlib import Path
 
+from gluonface.files import write_atomically
 from gluonface.model_zoo import get_model, store
 from gluonface.model_zoo.weights import read_facts
 
@@ -38,7 +39,7 @@ def main(argv=None) -> None:
         facts.update(json.loads(args.facts.read_text(encoding="utf-8")))
     facts.update(file=f"{args.name}-{digest[:8]}.params", sha256=digest)
     shutil.copyfile(source, args.zoo / facts["file"])
-    store.write_atomically(path, json.dumps(facts, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_atomically(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     read_facts(args.name, args.zoo)
     if previous and previous != facts["file"]:
         (args.zoo / previous).unlink(missing_ok=True)

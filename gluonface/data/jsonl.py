@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..files import write_atomically
 from .base import FaceLabels, FaceSample
 
 __all__ = ["parse_faces", "read_jsonl", "sample_to_dict", "write_jsonl", "write_text_atomically"]
@@ -274,13 +274,7 @@ def write_jsonl(path: str | os.PathLike, samples: Iterable[FaceSample]) -> None:
 
 def write_text_atomically(path: str | os.PathLike, text: str) -> None:
     """Write a UTF-8 text file by way of a temporary file beside it; DataError when that fails."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name[:64]}-{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, text)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error

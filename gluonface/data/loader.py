@@ -253,6 +253,8 @@ class _Processes:
     """
 
     def __init__(self, samples: Samples, encode: Encode | None, num_workers: int, prefetch: int):
+        if not hasattr(os, "readv"):
+            raise InputError('worker processes need a Unix system; take worker_kind="thread"')
         kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(kind)
         self._prefetch = prefetch
@@ -365,12 +367,31 @@ def _read_results(connection: Connection, results: queue.SimpleQueue) -> None:
         while True:
             generation, layout = connection.recv()
             if isinstance(layout, list):
-                layout = tuple(
-                    np.frombuffer(bytearray(connection.recv_bytes()), dtype).reshape(shape) for shape, dtype in layout
-                )
+                layout = tuple(_receive_array(connection, np.empty(shape, dtype)) for shape, dtype in layout)
             results.put((generation, layout))
     except (EOFError, OSError):
         results.put(None)
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _send_array(connection: Connection, array: np.ndarray) -> None:
+    left = _bytes_of(array)
+    while left:
+        left = left[os.write(connection.fileno(), left) :]
+
+
+def _receive_array(connection: Connection, array: np.ndarray) -> np.ndarray:
+    """Straight into the array: `Connection.recv_bytes` would copy it twice more."""
+    left = _bytes_of(array)
+    while left:
+        count = os.readv(connection.fileno(), [left])
+        if not count:
+            raise EOFError
+        left = left[count:]
+    return array
 
 
 def _serve(connection: Connection, samples: Samples, encode: Encode | None) -> None:
@@ -393,6 +414,6 @@ def _serve(connection: Connection, samples: Samples, encode: Encode | None) -> N
             arrays = [np.ascontiguousarray(array) for array in batch]
             connection.send((generation, [(array.shape, array.dtype.str) for array in arrays]))
             for array in arrays:
-                connection.send_bytes(memoryview(array).cast("B") if array.size else b"")
+                _send_array(connection, array)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass

@@ -16,7 +16,6 @@ classes are to read the points.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 
 from .._compat import mx
 from ..errors import DataError
+from ..files import replacing
 from .base import FaceLabels, FaceSample
 from .dataset import FaceDataset
 from .image_size import image_size
@@ -114,22 +114,15 @@ def write_record(path: str | os.PathLike, samples: Sequence[FaceSample], coord_n
     if path.suffix != ".rec":
         raise DataError(f"{path}: the name of a record file ends in .rec")
     store = SampleStore(samples)
-    token = secrets.token_hex(8)
-    temporary = [path.with_name(f".{path.stem}-{token}{suffix}.tmp") for suffix in (".idx", ".rec")]
     try:
-        try:
-            record = mx.recordio.MXIndexedRecordIO(*map(str, temporary), "w")
+        # The index takes its place last: who finds it finds the records, too.
+        with replacing(path.with_suffix(".idx")) as index_file, replacing(path) as record_file:
+            record = mx.recordio.MXIndexedRecordIO(str(index_file), str(record_file), "w")
             for index, sample in enumerate(samples):
                 row = label_to_row(sample.faces, sample.size_hw, coord_normalized)
                 header = mx.recordio.IRHeader(0, row, index, 0)
                 record.write_idx(index, mx.recordio.pack(header, store.encoded(index)))
             record.close()
-            # The index last: who finds it finds the records, too.
-            temporary[1].replace(path)
-            temporary[0].replace(path.with_suffix(".idx"))
-        finally:
-            for file in temporary:
-                file.unlink(missing_ok=True)
     except (OSError, mx.MXNetError) as error:
         raise DataError(f"{path}: cannot be written: {error}") from error
 

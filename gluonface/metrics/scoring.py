@@ -1,8 +1,8 @@
 """How good detections are: average precision, recall, by face size, five-point error. NumPy only.
 
-In each photo the detections, best score first, take the face they overlap most among those still free; each face is taken
-once. A detection that takes no face is dropped, neither right nor wrong, when at least half of its area lies on one ignore
-region; otherwise it is a false alarm.
+In each photo the detections, best score first, take the face they overlap most among those still free; each face is
+taken once. A detection that takes no face is dropped, neither right nor wrong, when at least half of its area lies on
+one ignore region; otherwise it is a false alarm.
 
 Letters: N detections and M labelled faces of one photo, R ignore regions, T thresholds of the intersection over union.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..geometry import box_area, box_ioa, box_iou
-from .curves import average_precision, precision_recall
+from .curves import average_precision, counts_by_score
 
 __all__ = [
     "IOU_THRESHOLDS",
@@ -28,15 +28,15 @@ __all__ = [
     "evaluate_detections",
     "match_photo",
     "match_photos",
-    "operating_point",
+    "precision_recall",
     "summarize",
 ]
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
-#: Name, least and largest (not reached) size of a face: sqrt(width x height) of its box, in pixels of the stored photo. Not
-#: of the canvas the network sees: so the same faces are in a bin at every input size and for every detector, and detections
-#: from a file, of which no canvas is known, can be scored.
+#: Name, least and largest (not reached) size of a face: sqrt(width x height) of its box, in pixels of the stored photo.
+#: Not of the canvas the network sees: so the same faces are in a bin at every input size and for every detector, and
+#: detections from a file, of which no canvas is known, can be scored.
 SIZE_BINS = (("under 16", 0, 16), ("16-32", 16, 32), ("32-96", 32, 96), ("over 96", 96, np.inf))
 
 _IGNORE_OVERLAP = 0.5
@@ -75,9 +75,9 @@ class PhotoMatch:
     face_sizes : ndarray (M,)
         sqrt(width x height) of the faces (ignore regions are not among them).
     has_points : ndarray of bool (M,)
-        Where a human set the five points.
+        Where a human set the five points, or some of them.
     point_error : ndarray (M,)
-        Mean distance of the five points over the face's size, at the first threshold; NaN where nothing was compared.
+        Mean distance of the known points over the face's size, at the first threshold; NaN where nothing was compared.
     """
 
     scores: np.ndarray
@@ -88,9 +88,7 @@ class PhotoMatch:
     point_error: np.ndarray
 
 
-def match_photo(
-    detections: Detections, labels: Labels, iou_thresholds: Sequence[float] = IOU_THRESHOLDS
-) -> PhotoMatch:
+def match_photo(detections: Detections, labels: Labels, iou_thresholds: Sequence[float] = IOU_THRESHOLDS) -> PhotoMatch:
     """Compare the detections of one photo with its labels.
 
     Parameters
@@ -98,8 +96,8 @@ def match_photo(
     detections : Detections
         ``boxes`` (N, 4) xyxy, ``scores`` (N,) in any order, ``landmarks5`` (N, 5, 2) or None.
     labels : Labels
-        In the same pixels: ``boxes`` (M + R, 4), ``ignore`` of bool (M + R,), ``landmarks5`` (M + R, 5, 2) with NaN where
-        unknown, ``landmarks5_human`` of bool (M + R,).
+        In the same pixels: ``boxes`` (M + R, 4), ``ignore`` of bool (M + R,), ``landmarks5`` (M + R, 5, 2) with NaN
+        where unknown, ``landmarks5_human`` of bool (M + R,).
     iou_thresholds : sequence of float (T,)
 
     Raises
@@ -125,13 +123,13 @@ def match_photo(
 
     face_sizes = np.sqrt(box_area(faces))
     points = np.asarray(labels.landmarks5)[~ignore]
-    has_points = np.asarray(labels.landmarks5_human, bool)[~ignore] & np.isfinite(points).all(axis=(1, 2))
+    has_points = np.asarray(labels.landmarks5_human, bool)[~ignore] & np.isfinite(points).all(axis=2).any(axis=1)
     point_error = np.full(len(faces), np.nan)
     if detections.landmarks5 is not None and len(boxes):
         found = np.asarray(detections.landmarks5)[order]
         for n, m in enumerate(face_of[0]):
             if m >= 0 and has_points[m]:
-                point_error[m] = np.linalg.norm(found[n] - points[m], axis=1).mean() / face_sizes[m]
+                point_error[m] = np.nanmean(np.linalg.norm(found[n] - points[m], axis=1)) / face_sizes[m]
     return PhotoMatch(scores, np.sqrt(box_area(boxes)), face_of, face_sizes, has_points, point_error)
 
 
@@ -193,72 +191,99 @@ def summarize(matches: Sequence[PhotoMatch]) -> dict:
     Returns
     -------
     dict
-        ``photos`` and ``faces`` counted; ``ap50``, average precision at an intersection over union of 0.5; ``ap``, its mean
-        over .5:.05:.95; ``recall_at_1fppi``, see :func:`operating_point`; ``by_size``, for each of :data:`SIZE_BINS` its
-        ``faces``, ``ap50``, ``recall`` (at any score) and ``recall_at_1fppi`` (at the score threshold of the whole set);
-        ``nme5``, mean distance of the five points over the face's size, over the ``nme5_faces`` faces that were found and
-        whose points are human; ``nme5_missed``, how many such faces were not found. NaN where there is nothing to count.
+        ``photos`` and ``faces`` counted; ``ap50``, average precision at an intersection over union of 0.5; ``ap``, its
+        mean over .5:.05:.95; ``recall_at_1fppi``, the recall at the lowest score threshold with at most one false alarm
+        a photo over the whole set, and that threshold, ``score_at_1fppi``; ``by_size``, for each of :data:`SIZE_BINS`
+        its ``faces``, ``ap50``, ``recall`` (at any score) and ``recall_at_1fppi`` (at the threshold of the whole set);
+        ``nme5``, mean distance of the five points over the face's size, over the ``nme5_faces`` faces that were found
+        and whose points are human; ``nme5_missed``, how many such faces were not found. NaN where there is nothing to
+        count.
 
-        In a size bin, faces of other bins count as ignore regions do: a detection that took one is dropped, and so is a
-        false alarm whose own size lies outside the bin.
+        In a size bin the faces of other bins are what ignore regions are elsewhere: a detection that took one is
+        dropped, and so is a false alarm whose own size lies outside the bin.
     """
-    scores, sizes, photo = _joined(matches)
-    face_of = np.concatenate([m.face_of for m in matches], axis=1) if matches else np.zeros((len(IOU_THRESHOLDS), 0), int)
-    num_faces = sum(len(m.face_sizes) for m in matches)
-    ap = [_ap(scores, row, num_faces) for row in face_of]
-    threshold, recall = operating_point(scores, face_of[0], num_faces, len(matches))
+    found = _Pool.of(matches)
+    faces = np.concatenate([np.zeros(0), *[m.face_sizes for m in matches]])
+    ap = [found.ap(t, found.counted[t], len(faces)) for t in range(len(IOU_THRESHOLDS))]
+    threshold = found.score_at_false_alarms(len(matches))
     errors = np.concatenate([np.zeros(0), *[m.point_error[m.has_points] for m in matches]])
     compared = np.isfinite(errors)
     return {
         "photos": len(matches),
-        "faces": num_faces,
+        "faces": len(faces),
         "ap50": ap[0],
         "ap": float(np.mean(ap)),
-        "recall_at_1fppi": recall,
+        "recall_at_1fppi": _ratio(np.sum(found.hit[0] & (found.scores >= threshold)), len(faces)),
         "score_at_1fppi": threshold,
-        "by_size": _by_size(matches, scores, sizes, photo, face_of[0], threshold),
-        "nme5": float(errors[compared].mean()) if compared.any() else float("nan"),
+        "by_size": {name: _in_bin(found, faces, low, high, threshold) for name, low, high in SIZE_BINS},
+        "nme5": _ratio(errors[compared].sum(), compared.sum()),
         "nme5_faces": int(compared.sum()),
         "nme5_missed": int((~compared).sum()),
     }
 
 
-def _joined(matches: Sequence[PhotoMatch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, sizes and photo number of the detections of all photos."""
-    scores = np.concatenate([np.zeros(0, np.float32), *[m.scores for m in matches]])
-    sizes = np.concatenate([np.zeros(0, np.float32), *[m.sizes for m in matches]])
-    return scores, sizes, np.repeat(np.arange(len(matches)), [len(m.scores) for m in matches])
-
-
-def _ap(scores: np.ndarray, face_of: np.ndarray, num_faces: int) -> float:
-    if not num_faces:
-        return float("nan")
-    counted = face_of != _DROPPED
-    _, recall, precision = precision_recall(scores[counted], face_of[counted] >= 0, num_faces)
-    return average_precision(recall, precision)
-
-
-def operating_point(
-    scores: np.ndarray, face_of: np.ndarray, num_faces: int, num_photos: int, fppi: float = 1.0
-) -> tuple[float, float]:
-    """The lowest score threshold with at most ``fppi`` false alarms per photo, over the whole set.
-
-    Parameters
-    ----------
-    scores : ndarray (N,)
-    face_of : ndarray of int (N,)
-        As in :class:`PhotoMatch`, at one threshold.
-    num_faces, num_photos : int
-    fppi : float
+def precision_recall(matches: Sequence[PhotoMatch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The curve at an intersection over union of 0.5.
 
     Returns
     -------
-    threshold, recall : float
-        Detections of at least this score are taken. NaN and 0 when even the best score has too many false alarms or
-        nothing was detected; the recall is NaN without faces.
+    thresholds, recall, precision : ndarray (n,)
+        One point for each distinct score, highest first.
     """
-    counted = face_of != _DROPPED
-    thresholds, recall, precision = precision_recall(scores[counted], face_of[counted] >= 0, num_faces)
-    ranks = np.searchsorted(-np.sort(-scores[counted]), -thresholds, side="right") if False else None
-    del ranks, precision
-    raise NotImplementedError
+    found = _Pool.of(matches)
+    counted = found.counted[0]
+    thresholds, taken, right = counts_by_score(found.scores[counted], found.hit[0, counted])
+    num_faces = sum(len(m.face_sizes) for m in matches)
+    return thresholds, right / max(num_faces, 1), right / taken
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The N detections of all photos; ``hit`` and ``counted`` are (T, N), ``size`` is that of the face taken or its own."""
+
+    scores: np.ndarray
+    size: np.ndarray
+    hit: np.ndarray
+    counted: np.ndarray
+
+    @classmethod
+    def of(cls, matches: Sequence[PhotoMatch]) -> _Pool:
+        empty = np.zeros((len(IOU_THRESHOLDS), 0), int)
+        face_of = np.concatenate([empty, *[m.face_of for m in matches]], axis=1)
+        sizes = []
+        for m in matches:
+            size, took = m.sizes.astype(float), m.face_of[0] >= 0
+            size[took] = m.face_sizes[m.face_of[0][took]]
+            sizes.append(size)
+        scores = np.concatenate([np.zeros(0, np.float32), *[m.scores for m in matches]])
+        return cls(scores, np.concatenate([np.zeros(0), *sizes]), face_of >= 0, face_of != _DROPPED)
+
+    def ap(self, t: int, chosen: np.ndarray, num_faces: int) -> float:
+        """Average precision at threshold t of the chosen detections, a mask (N,)."""
+        if not num_faces:
+            return float("nan")
+        _, taken, right = counts_by_score(self.scores[chosen], self.hit[t, chosen])
+        return float(average_precision(right / num_faces, right / taken))
+
+    def score_at_false_alarms(self, most: int) -> float:
+        """The lowest score at which at most that many detections are false alarms; infinite when there is none."""
+        chosen = self.counted[0]
+        thresholds, taken, right = counts_by_score(self.scores[chosen], self.hit[0, chosen])
+        allowed = np.flatnonzero(taken - right <= most)
+        return float(thresholds[allowed[-1]]) if len(allowed) else float("inf")
+
+
+def _in_bin(found: _Pool, faces: np.ndarray, low: float, high: float, threshold: float) -> dict:
+    num_faces = int(np.sum((faces >= low) & (faces < high)))
+    chosen = found.counted[0] & (found.size >= low) & (found.size < high)
+    hits = found.hit[0] & chosen
+    return {
+        "faces": num_faces,
+        "ap50": found.ap(0, chosen, num_faces),
+        "recall": _ratio(hits.sum(), num_faces),
+        "recall_at_1fppi": _ratio(np.sum(hits & (found.scores >= threshold)), num_faces),
+    }
+
+
+def _ratio(part: float, whole: int) -> float:
+    return float(part / whole) if whole else float("nan")

@@ -1,4 +1,7 @@
-"""The usual text files of WIDER FACE detections: ``event/name.txt`` with a name line, a count line and ``x y w h score`` lines."""
+"""The usual text files of WIDER FACE detections.
+
+``event/name.txt`` has a line with the name, one with the count, and one ``x y w h score`` for each face. NumPy only.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.jsonl import write_text_atomically
 from ..errors import DataError, InputError
 
 __all__ = ["read_predictions", "write_prediction"]
@@ -21,8 +25,8 @@ def read_predictions(source: str | os.PathLike, names: Iterable[str]) -> dict[st
     Parameters
     ----------
     source : path
-        A folder with ``event/name.txt`` for each photo, or an .npz file with ``images`` (n,) of ``event/name``, ``offsets``
-        (n + 1,), ``boxes_xywh`` (N, 4) and ``scores`` (N,).
+        A folder with ``event/name.txt`` for each photo, or an .npz file with ``images`` (n,) of ``event/name``,
+        ``offsets`` (n + 1,), ``boxes_xywh`` (N, 4) and ``scores`` (N,).
     names : iterable of str
         ``event/name`` without suffix.
 
@@ -44,8 +48,8 @@ def read_predictions(source: str | os.PathLike, names: Iterable[str]) -> dict[st
     missing = [name for name in names if not (source / f"{name}.txt").is_file()]
     if missing:
         raise DataError(
-            f"{source}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}.txt; a photo without "
-            "faces needs a file too, with the count 0"
+            f"{source}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}.txt; a photo "
+            "without faces needs a file too, with the count 0"
         )
     return {name: _read_text(source / f"{name}.txt") for name in names}
 
@@ -53,6 +57,8 @@ def read_predictions(source: str | os.PathLike, names: Iterable[str]) -> dict[st
 def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file ({error})") from error
     if len(lines) < 2:
@@ -89,10 +95,14 @@ def _read_npz(path: Path, names: Iterable[str]) -> dict[str, tuple[np.ndarray, n
             images, offsets = arrays["images"], arrays["offsets"]
             boxes, scores = arrays["boxes_xywh"].astype(np.float64), arrays["scores"].astype(np.float64)
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: expected an .npz file with images, offsets, boxes_xywh and scores ({error})") from error
+        raise DataError(
+            f"{path}: expected an .npz file with images, offsets, boxes_xywh and scores ({error})"
+        ) from error
     ends_fit = len(offsets) == len(images) + 1 and offsets[0] == 0 and offsets[-1] == len(boxes) == len(scores)
     if not ends_fit or np.any(np.diff(offsets) < 0):
-        raise DataError(f"{path}: offsets do not divide {len(boxes)} boxes and {len(scores)} scores among {len(images)} images")
+        raise DataError(
+            f"{path}: offsets do not divide {len(boxes)} boxes and {len(scores)} scores among {len(images)} images"
+        )
     rows = {str(name): slice(*offsets[i : i + 2]) for i, name in enumerate(images)}
     missing = [name for name in names if name not in rows]
     if missing:
@@ -124,7 +134,5 @@ def write_prediction(folder: str | os.PathLike, name: str, boxes_xywh: np.ndarra
     order = np.argsort(-scores, kind="stable")
     rows = [f"{x:.2f} {y:.2f} {w:.2f} {h:.2f} {s:.9g}" for (x, y, w, h), s in zip(boxes[order], scores[order])]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("\n".join([path.stem, str(len(rows)), *rows]) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text_atomically(path, "\n".join([path.name.removesuffix(".txt"), str(len(rows)), *rows]) + "\n")
     return path

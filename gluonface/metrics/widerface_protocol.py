@@ -1,9 +1,10 @@
 """The official WIDER FACE protocol (validation set, three settings).
 
-WIDER FACE, Yang et al., CVPR 2016; the evaluation tool published with it is followed step by step: scores are stretched to [0, 1] over the
-whole set, the curve has 1000 thresholds, a box has ``w + 1`` by ``h + 1`` pixels, a detection goes to the face it overlaps
-most, and faces outside a setting are neither to be found nor false alarms. Everywhere else in this package a width is
-``x2 - x1``; the ``+ 1`` stays in this file. A second detection of a face already found is a false alarm.
+WIDER FACE, Yang et al., CVPR 2016; the evaluation tool published with it is followed step by step: scores are stretched
+to [0, 1] over the whole set, the curve has 1000 thresholds, a box has ``w + 1`` by ``h + 1`` pixels, a detection goes
+to the face it overlaps most, and faces outside a setting are neither to be found nor false alarms. Everywhere else in
+this package a width is ``x2 - x1``; the ``+ 1`` stays in this file. A second detection of a face already found is a
+false alarm.
 
 Letters: N detections and M faces of one photo.
 """
@@ -22,7 +23,15 @@ from .._compat import import_optional
 from ..errors import DataError, InputError
 from .curves import average_precision
 
-__all__ = ["SETTINGS", "WiderFaceGroundTruth", "evaluate_widerface", "read_widerface_ground_truth", "widerface_curves"]
+__all__ = [
+    "SETTINGS",
+    "WiderFaceGroundTruth",
+    "evaluate_widerface",
+    "photo_name",
+    "read_widerface_ground_truth",
+    "to_xywh",
+    "widerface_curves",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +70,21 @@ def read_widerface_ground_truth(folder: str | os.PathLike) -> WiderFaceGroundTru
         A file is missing, is not such a .mat file, or lists other photos than the first.
     """
     folder = Path(folder)
-    main = _load_mat(folder / "wider_face_val.mat", ("event_list", "file_list", "face_bbx_list"))
-    names = _photo_names(main)
-    boxes = [np.asarray(b, np.float64).reshape(-1, 4) for event in main["face_bbx_list"][:, 0] for b in event[:, 0]]
-    counted = {}
-    for setting in SETTINGS:
-        path = folder / f"wider_{setting}_val.mat"
-        mat = _load_mat(path, ("event_list", "file_list", "gt_list"))
-        if _photo_names(mat) != names:
-            raise DataError(f"{path}: expected the photos of wider_face_val.mat in the same order, got others")
-        rows = [np.asarray(rows, np.int64).ravel() for event in mat["gt_list"][:, 0] for rows in event[:, 0]]
-        counted[setting] = tuple(_mask_of_rows(r, len(b), path, n) for r, b, n in zip(rows, boxes, names))
+    path = folder / "wider_face_val.mat"
+    mat = _load_mat(path, ("event_list", "file_list", "face_bbx_list"))
+    try:
+        names = _photo_names(mat)
+        boxes = [np.asarray(b, np.float64).reshape(-1, 4) for event in mat["face_bbx_list"][:, 0] for b in event[:, 0]]
+        counted = {}
+        for setting in SETTINGS:
+            path = folder / f"wider_{setting}_val.mat"
+            mat = _load_mat(path, ("event_list", "file_list", "gt_list"))
+            if _photo_names(mat) != names:
+                raise DataError(f"{path}: expected the photos of wider_face_val.mat in the same order, got others")
+            rows = [np.asarray(rows, np.int64).ravel() for event in mat["gt_list"][:, 0] for rows in event[:, 0]]
+            counted[setting] = tuple(_mask_of_rows(r, len(b), path, n) for r, b, n in zip(rows, boxes, names))
+    except (IndexError, TypeError) as error:
+        raise DataError(f"{path}: expected the nested lists of the official tool ({error})") from error
     return WiderFaceGroundTruth(tuple(names), tuple(boxes), counted)
 
 
@@ -83,8 +96,8 @@ def _load_mat(path: Path, keys: tuple[str, ...]) -> dict:
         )
     loadmat = import_optional("scipy.io", "bench").loadmat
     try:
-        mat = loadmat(path)
-    except (OSError, ValueError, TypeError, NotImplementedError, KeyError, IndexError) as error:
+        mat = loadmat(path, variable_names=keys)
+    except Exception as error:  # SciPy raises many types on a damaged file
         raise DataError(f"{path}: not a readable .mat file ({error}); fetch it again") from error
     missing = [key for key in keys if key not in mat]
     if missing:
@@ -98,11 +111,26 @@ def _photo_names(mat: dict) -> list[str]:
 
 
 def _mask_of_rows(one_based: np.ndarray, count: int, path: Path, name: str) -> np.ndarray:
-    if one_based.size and not (1 <= one_based.min() and one_based.max() <= count):
+    if one_based.size and not (one_based.min() >= 1 and one_based.max() <= count):
         raise DataError(f"{path}: {name} has {count} faces, but gt_list names face {int(one_based.max())}")
     mask = np.zeros(count, bool)
     mask[one_based - 1] = True
     return mask
+
+
+def photo_name(path: str) -> str:
+    """``event/name`` of ``event/name.jpg``; a name without a picture's suffix stays as it is."""
+    stem, dot, suffix = path.rpartition(".")
+    return stem if dot and suffix.lower() in ("jpg", "jpeg", "png") else path
+
+
+def to_xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) of this package as the benchmark writes them: x, y, width, height.
+
+    Its annotations count pixels: a box of width w that begins at column x covers [x, x + w] in continuous coordinates.
+    """
+    boxes = np.asarray(boxes_xyxy)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def evaluate_widerface(
@@ -115,8 +143,8 @@ def evaluate_widerface(
     Parameters
     ----------
     predictions : mapping of str to (boxes_xywh (N, 4), scores (N,))
-        By ``event/name`` without suffix: x, y, width, height in pixels of the photo and any scores, in any order. Photos
-        that the ground truth does not know are left out with a warning.
+        By ``event/name`` without suffix: x, y, width, height in pixels of the photo and any scores, in any order.
+        Photos that the ground truth does not know are left out with a warning.
     ground_truth : WiderFaceGroundTruth
     iou_thresh : float
         Least intersection over union of a hit.
@@ -132,7 +160,7 @@ def evaluate_widerface(
         A photo is missing, or its arrays have the wrong shape or are not finite.
     """
     curves = widerface_curves(predictions, ground_truth, iou_thresh)
-    return {setting: average_precision(*curve) for setting, curve in curves.items()}
+    return {setting: float(average_precision(*curve)) for setting, curve in curves.items()}
 
 
 def widerface_curves(
@@ -182,7 +210,8 @@ def _checked_predictions(predictions, ground_truth):
         boxes, scores = (np.asarray(array, np.float64) for array in predictions[name])
         if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
             raise InputError(
-                f"predictions[{name!r}]: expected boxes_xywh (N, 4) and scores (N,), got {boxes.shape} and {scores.shape}"
+                f"predictions[{name!r}]: expected boxes_xywh (N, 4) and scores (N,), got {boxes.shape} and "
+                f"{scores.shape}"
             )
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise InputError(f"predictions[{name!r}]: expected finite numbers")

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import WeightsError
+from ..files import write_atomically
 
-__all__ = ["find_file", "read_params", "sha256_file", "weight_folders", "write_atomically", "write_params"]
+__all__ = ["find_file", "read_params", "sha256_file", "weight_folders", "write_params"]
 
 _LIST_MAGIC = 0x112
 _ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # NDArray file format versions 2 and 3
@@ -178,14 +179,3 @@ def write_params(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> Path
         parts += [struct.pack("<Q", len(encoded)), encoded]
     write_atomically(path, b"".join(parts))
     return path
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .._compat import import_optional
 from ..errors import DataError, MissingDependencyError
+from ..files import replacing, write_atomically
 
 __all__ = ["RunningMeans", "TrainLog", "draw_curves", "progress_bar", "read_log", "write_json"]
 
@@ -32,9 +33,7 @@ def _plain(value: Any) -> Any:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write an object atomically; numbers that are not finite become null."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
 
 
 class RunningMeans:
@@ -69,9 +68,7 @@ class TrainLog:
     def __init__(self, path: str | os.PathLike, first_epoch: int = 0):
         self.path = Path(path)
         kept = [r for r in read_log(self.path) if r["epoch"] < first_epoch] if self.path.exists() else []
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, **record: Any) -> None:
         """Append one object and the time (seconds since 1970); numbers that are not finite become null."""
@@ -172,6 +169,5 @@ def draw_curves(records: list[dict[str, Any]], path: str | os.PathLike) -> None:
             axes.legend(fontsize="small")
     if epochs and all(value > 0 for r in epochs for value in r["losses"].values()):
         loss.set_yscale("log")
-    temporary = Path(path).with_name(f".tmp-{Path(path).name}")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
