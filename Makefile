@@ -13,6 +13,8 @@ PYTHON ?=
 
 PY  := $(VENV)/bin/python
 OUT := out
+# Where make bench looks for det_val.jsonl.
+DATA := $(or $(GLUONFACE_FACEDATA),../shared/facedata)
 
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 # MXNet uses one thread unless told; a value of the caller's wins.
@@ -53,6 +55,18 @@ lint: $(READY)
 format: $(READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+bench: $(READY)
+	@mkdir -p $(OUT)/bench
+	@set -e; for model in $$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True))'); do \
+	    $(PY) benchmarks/latency.py --model $$model --size 640 --json $(OUT)/bench/latency_$$model.json; \
+	    if [ -f "$(DATA)/det_val.jsonl" ]; then \
+	        $(PY) benchmarks/eval_detection.py --model $$model --data "$(DATA)/det_val.jsonl" --size 640 \
+	            --json $(OUT)/bench/detection_$$model.json; \
+	    else \
+	        echo "accuracy is not measured: no det_val.jsonl in $(DATA) (GLUONFACE_FACEDATA names another folder)"; \
+	    fi; \
+	done
 
 clean:
 	rm -rf $(OUT) build dist *.egg-info .pytest_cache .ruff_cache

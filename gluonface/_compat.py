@@ -10,6 +10,7 @@ exists. Both are given here, for the time of the import only, so that nothing el
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 import warnings
@@ -67,8 +68,6 @@ def _provide_distutils() -> None:
 
 
 def _import_mxnet() -> ModuleType:
-    if "mxnet" in sys.modules:
-        return sys.modules["mxnet"]
     if int(np.__version__.split(".")[0]) >= 2:
         raise MissingDependencyError(
             f'MXNet needs NumPy below 2, but NumPy {np.__version__} is installed: pip install "numpy<2"'
@@ -81,10 +80,14 @@ def _import_mxnet() -> ModuleType:
         if error.name == "mxnet":
             raise MissingDependencyError(f"MXNet is not installed: {_MXNET_HINT}") from error
         raise MissingDependencyError(f"MXNet needs {error.name}, which is not installed: {_MXNET_HINT}") from error
-    except OSError as error:  # the wheel is there, but the loader finds no CUDA library for it
-        raise MissingDependencyError(f"MXNet is installed but cannot be loaded ({error}): {_MXNET_HINT}") from error
+    except OSError as error:  # the loader lacks a library
+        raise MissingDependencyError(
+            f"MXNet is installed but cannot be loaded: {error}. mxnet-cu112 needs CUDA 11.2 and cuDNN 8 installed; "
+            'without a GPU: pip uninstall mxnet-cu112, then pip install "gluonface[cpu]"'
+        ) from error
 
 
+@functools.cache
 def import_gluoncv() -> ModuleType:
     """Import GluonCV with its MXNet side, quietly.
 
@@ -99,16 +102,15 @@ def import_gluoncv() -> ModuleType:
         When GluonCV, MXNet or a package that GluonCV needs is not installed.
 
     """
-    if "gluoncv" not in sys.modules:
-        _import_mxnet()
-        with _as_mxnet_expects():
-            try:
-                importlib.import_module("gluoncv")
-            except ImportError:
-                # GluonCV swallows the reason and says that MXNet is missing; the reason is itself or one of these.
-                for name in ("tqdm", "scipy", "PIL", "portalocker", "gluoncv"):
-                    import_optional(name, "cpu")
-    return sys.modules["gluoncv"]
+    _import_mxnet()
+    with _as_mxnet_expects():
+        try:
+            return importlib.import_module("gluoncv")
+        except ImportError:
+            # GluonCV swallows the reason and says that MXNet is missing; the reason is one of these, or itself.
+            for name in ("tqdm", "scipy", "PIL", "portalocker"):
+                import_optional(name, "cpu")
+            return import_optional("gluoncv", "cpu")
 
 
 def import_optional(name: str, extra: str) -> ModuleType:

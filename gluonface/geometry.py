@@ -346,30 +346,32 @@ def warp_image(
     import cv2
 
     height, width = size_hw
-    result = np.empty((height, width, 3), np.uint8)
-    result[:] = border_value
-    inverse = invert_affine(matrix)
-    corners = warp_points(inverse, np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=np.float64))
+    matrix = np.asarray(matrix, dtype=np.float64)
+    outline = np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=np.float64)
+    corners = warp_points(invert_affine(matrix), outline)
     # Only the part of the source that is seen: faster, and OpenCV refuses sides beyond 32,767 pixels.
-    x1, y1 = np.maximum(np.floor(corners.min(axis=0)) - 2, 0)
-    x2, y2 = np.minimum(np.ceil(corners.max(axis=0)) + 2, image.shape[1::-1])
+    x1, y1 = (int(low) for low in np.maximum(np.floor(corners.min(axis=0)) - 2, 0))
+    x2, y2 = (int(high) for high in np.minimum(np.ceil(corners.max(axis=0)) + 2, image.shape[1::-1]))
     if x1 >= x2 or y1 >= y2:
-        return result
-    part = image[int(y1) : int(y2), int(x1) : int(x2)]
-    matrix = np.asarray(matrix, dtype=np.float64) @ np.array([[1, 0, x1], [0, 1, y1], [0, 0, 1]])
-
-    shrink = 1 / math.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    if shrink > 2 or max(part.shape[:2]) > 32_000:
-        shrink = max(shrink, max(part.shape[:2]) / 32_000)
-        part_height, part_width = (max(1, math.ceil(side / shrink)) for side in part.shape[:2])
-        scale = np.diag([part.shape[1] / part_width, part.shape[0] / part_height, 1])
-        part = cv2.resize(part, (part_width, part_height), interpolation=cv2.INTER_AREA)
-        matrix = matrix @ scale
+        return np.full((height, width, 3), border_value, np.uint8)
+    # Whole factors per axis: OpenCV averages over whole pixels fifteen times faster than over fractions of them.
+    factors = np.floor(1 / np.maximum(np.hypot(*matrix[:, :2]), 1e-9) + 1e-6)
+    factor_x, factor_y = (
+        max(1, int(factor), math.ceil(side / 32_000)) for factor, side in zip(factors, (x2 - x1, y2 - y1))
+    )
+    part = image[y1:y2, x1:x2]
+    if factor_x > 1 or factor_y > 1:
+        missing_y, missing_x = (y1 - y2) % factor_y, (x1 - x2) % factor_x
+        if missing_x or missing_y:
+            part = cv2.copyMakeBorder(part, 0, missing_y, 0, missing_x, cv2.BORDER_REPLICATE)
+        shrunk = part.shape[1] // factor_x, part.shape[0] // factor_y
+        part = cv2.resize(part, shrunk, interpolation=cv2.INTER_AREA)
+    linear = matrix[:, :2] * (factor_x, factor_y)
+    shift = matrix[:, 2] + matrix[:, :2] @ (x1, y1)
     # From continuous to index coordinates: index = continuous - 0.5 on both sides.
-    matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2].sum(axis=1) * 0.5 - 0.5])
     return cv2.warpAffine(
-        np.ascontiguousarray(part),
-        matrix,
+        part,
+        np.column_stack([linear, shift + linear.sum(axis=1) * 0.5 - 0.5]),
         (width, height),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,

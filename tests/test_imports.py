@@ -34,7 +34,7 @@ ROWS = (
 )
 ROW_OF = {unit: number for number, row in enumerate(ROWS) for unit in row}
 
-NUMPY_ONLY = ("errors", "files", "faces", "geometry", "decode", "pose", "image", "viz", "targets")
+NUMPY_ONLY = ("errors", "files", "files", "faces", "geometry", "decode", "pose", "image", "viz", "targets")
 SMALL_PACKAGES = {"numpy", "cv2", "PIL"}
 
 

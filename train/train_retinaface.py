@@ -1,11 +1,11 @@
-"""Train RetinaFace (light variants).
+r"""Train RetinaFace (light variants).
 
 The paper's recipe (section 4.2), WIDER FACE, 4 GPUs: random square crops to 640, flip, photometric distortion; SGD .9,
 weight decay 5e-4, batch 32; 1e-3 -> 1e-2 after 5 epochs, /10 at 55 and 68, 80 epochs:
 
     python train/prepare_widerface.py ~/WIDER --labels ~/retinaface_gt --out data
     python train/train_retinaface.py --model retinaface_mobilenet0.25_widerface --pretrained-base \
-        --train data/widerface_train.jsonl --val data/widerface_val.jsonl --images ~/WIDER/images --gpus 0,1,2,3
+        --train data/widerface_train.jsonl --val data/widerface_val.jsonl --images ~/WIDER --gpus 0,1,2,3
 
 The weights that come with the package were trained on two CPU cores from the published WIDER FACE checkpoint; the two
 commands, the hours they took and the figures they gave are in model_zoo/retinaface_mobilenet0.25_fc26.md and
@@ -15,6 +15,7 @@ commands, the hours they took and the figures they gave are in model_zoo/retinaf
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 
 import numpy as np
@@ -27,7 +28,8 @@ from gluonface.data.transforms.presets.retinaface import RetinaFaceSamples, Reti
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
 from gluonface.loss import AnchorLoss
 from gluonface.metrics.scoring import evaluate_detections
-from gluonface.model_zoo import get_model, import_insightface
+from gluonface.model_zoo import get_model, import_insightface, list_models, model_facts
+from gluonface.model_zoo.weights import find_weights
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.targets import AnchorTargets
 
@@ -58,7 +60,11 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="start the backbone from ImageNet weights: GluonCV's, or those of an .npz of PyTorch-named arrays",
     )
     start = model.add_mutually_exclusive_group()
-    start.add_argument("--start", metavar="PARAMS", help="start from weights of the same model")
+    start.add_argument(
+        "--start",
+        metavar="MODEL|PARAMS",
+        help="start from a model that has weights, or from a file of weights of this one",
+    )
     start.add_argument("--start-insightface", metavar="PARAMS", help="start from an InsightFace-style checkpoint")
     data = parser.add_argument_group("data")
     data.add_argument("--train", required=True, metavar="JSONL", help="annotations to learn from")
@@ -111,7 +117,11 @@ def build_net(args: argparse.Namespace):
         return import_insightface(args.start_insightface, name=args.model)
     net = get_model(args.model, pretrained_base=args.pretrained_base)
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    if args.start:
+    if args.start in list_models():
+        source = model_facts(args.start)
+        net.load_parameters(find_weights(source))
+        net.facts = dataclasses.replace(net.facts, mean=source.mean, std=source.std)
+    elif args.start:
         net.load_parameters(args.start)
     net.network(mx.nd.zeros((1, 3, 64, 64)))
     return net

@@ -51,8 +51,8 @@ class DetectionMetric(mx.metric.EvalMetric):
         ----------
         labels : FaceLabels, or a sequence of B
         preds : Faces, a sequence of B, or what a detector gives for a batch
-            The latter is ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and perhaps landmarks (B, n, 10), padded with
-            -1. Boxes are in the same pixels as the labels.
+            The latter is ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and perhaps landmarks (B, n, 10), padded
+            with -1. Boxes are in the same pixels as the labels.
 
         Raises
         ------

@@ -239,7 +239,7 @@ def precision_recall(matches: Sequence[PhotoMatch]) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class _Pool:
-    """The N detections of all photos; ``hit`` and ``counted`` are (T, N), ``size`` is that of the face taken or its own."""
+    """All photos' N detections: ``hit`` and ``counted`` are (T, N), ``size`` is that of the face taken or their own."""
 
     scores: np.ndarray
     size: np.ndarray

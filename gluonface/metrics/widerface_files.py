@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.jsonl import write_text_atomically
 from ..errors import DataError, InputError
+from ..files import write_atomically
 
 __all__ = ["read_predictions", "write_prediction"]
 
@@ -134,5 +134,5 @@ def write_prediction(folder: str | os.PathLike, name: str, boxes_xywh: np.ndarra
     order = np.argsort(-scores, kind="stable")
     rows = [f"{x:.2f} {y:.2f} {w:.2f} {h:.2f} {s:.9g}" for (x, y, w, h), s in zip(boxes[order], scores[order])]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, "\n".join([path.name.removesuffix(".txt"), str(len(rows)), *rows]) + "\n")
+    write_atomically(path, "\n".join([path.name.removesuffix(".txt"), str(len(rows)), *rows]) + "\n")
     return path

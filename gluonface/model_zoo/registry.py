@@ -16,7 +16,7 @@ from .weights import ModelFacts
 __all__ = ["DEFAULT_DETECTOR", "get_model", "list_models", "model_facts"]
 
 #: What ``FaceAnalyzer`` runs when nothing is asked for.
-DEFAULT_DETECTOR = "retinaface_mobilenet0.25_fc26"
+DEFAULT_DETECTOR = "retinaface_mobilenet0.25_mask"
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def read_log(out):
 
 
 def test_a_run_learns_validates_and_leaves_weights_that_load(script, drawn, tmp_path):
-    script.main(arguments(drawn, tmp_path, "--epochs", "2", "--lr", "1e-3", "--warmup-epochs", "0", "--mosaic", "0.5"))
+    # Eight updates an epoch.
+    often = ("--source-weight", "drawn=4", "--mosaic", "0.25", "--rotate", "0.5")
+    script.main(arguments(drawn, tmp_path, "--epochs", "2", "--lr", "3e-3", "--warmup-epochs", "0", *often))
     epochs = [row for row in read_log(tmp_path) if row["kind"] == "epoch"]
     assert [row["epoch"] for row in epochs] == [0, 1]
     for row in epochs:

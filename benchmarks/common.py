@@ -1,0 +1,165 @@
+"""What the scripts of this folder share: where and on what a figure was measured, JSON, tables, pictures."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import gluonface
+from gluonface.errors import DataError, GluonFaceError
+from gluonface.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+# The collections of the corpus FC26, in words that can stand beside a figure.
+_COLLECTIONS = {
+    "mask": "mask street photos",
+    "helen": "Helen portraits",
+    "lfpw": "LFPW portraits",
+    "ytf": "YouTube Faces frames",
+    "imagenet": "ImageNet photos",
+}
+
+
+def run(main) -> None:
+    """Call a script's main; an error of the package is one line on standard error and exit status 1."""
+    try:
+        sys.exit(main())
+    except GluonFaceError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def describe_domain(data: str | os.PathLike, sources: set[str], photos: int, faces: int) -> str:
+    """What the photos are, in words: "mask street photos (FC26 det_val, 100 photos, 468 faces)"."""
+    name = Path(data).stem
+    words = sorted(_COLLECTIONS.get(source, source) for source in sources)
+    if sources and sources <= set(_COLLECTIONS):
+        name = f"FC26 {name}"
+    return f"{', '.join(words) or 'photos'} ({name}, {photos} photos, {faces} faces)"
+
+
+def provenance(argv: Sequence[str] | None) -> dict:
+    """Keys ``date``, ``command``, ``versions`` and ``machine`` of a result.
+
+    Absolute paths in the command lose their folders: they say nothing to others.
+    """
+    words = [Path(word).name if Path(word).is_absolute() else word for word in (sys.argv[1:] if argv is None else argv)]
+    script = f"benchmarks/{Path(sys.modules['__main__'].__file__ or 'script').name}"
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "command": " ".join(["python", script, *words]),
+        "versions": {
+            "gluonface": gluonface.__version__,
+            "mxnet": _version("mxnet", "mxnet-cu112"),
+            "numpy": _version("numpy"),
+            "python": platform.python_version(),
+        },
+        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
+    }
+
+
+def _version(*names: str) -> str | None:
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def memory_mib() -> float:
+    """Resident memory of this process now, in MiB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def rounded(value, digits: int = 5):
+    """Floats to so many decimals, NaN and infinity to None (JSON has neither), in nested dicts and lists."""
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item, digits) for item in value]
+    if isinstance(value, float):
+        return round(value, digits) if math.isfinite(value) else None
+    return value
+
+
+def write_result(path: str | os.PathLike, result: dict) -> None:
+    """Write a result as JSON: a key a line, the lists of ``per_photo`` on one line each."""
+    lines = []
+    for key, value in result.items():
+        if key == "per_photo":
+            inner = [f"  {json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in value.items()]
+            text = "{\n" + ",\n".join(inner) + "\n }"
+        else:
+            text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).replace("\n", "\n ")
+        lines.append(f" {json.dumps(key)}: {text}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_result(path: str | os.PathLike) -> dict:
+    """Read what :func:`write_result` wrote; DataError names the file."""
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(result, dict):
+        raise DataError(f"{path}: expected a result (a JSON object), got a {type(result).__name__}")
+    return result
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text: the first column flush left, the others flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    )
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """``.867``; a dash where nothing was measured."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    text = f"{value:.{digits}f}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def new_figure(**size):
+    """A matplotlib figure that needs no screen."""
+    from gluonface._compat import import_optional
+
+    return import_optional("matplotlib.figure", "bench").Figure(layout="constrained", **size)
+
+
+def save_figure(drawing, path: str | os.PathLike) -> None:
+    """Write a matplotlib figure whole; the suffix says the format."""
+    from gluonface.files import replacing
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        drawing.savefig(temporary, dpi=110)

@@ -1,0 +1,271 @@
+"""Score a detector on annotated photos: average precision, recall, by face size, five-point error.
+
+    python benchmarks/eval_detection.py --model retinaface_mobilenet0.25_fc26 --data facedata/det_val.jsonl --size 640
+    python benchmarks/eval_detection.py --detections found.jsonl --data facedata/det_val.jsonl --json out/found.json
+    python benchmarks/eval_detection.py --compare a.json b.json      # is a better? paired bootstrap over photos
+
+``found.jsonl`` is what ``gluonface detect --score 0.02 --json`` writes, or any detector that writes the same lines.
+Photos are in ``images/`` beside the data unless --images says otherwise. A photo a second on one core at 640, or less.
+
+Faces are found at an intersection over union of 0.5 (ap50) and .5:.05:.95 (ap). Detections on ignore regions are
+neither right nor wrong. Sizes of faces are sqrt(width x height) in pixels of the stored photo, whatever --size is. The
+five-point error is a share of that size, over the found faces whose points were set by people. With --rotate the
+photos and their labels are turned (clockwise); the five points keep their names: the left eye of the upright face.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from common import (
+    describe_domain,
+    figure,
+    new_figure,
+    provenance,
+    read_result,
+    rounded,
+    run,
+    save_figure,
+    table,
+    write_result,
+)
+from detectors import add_detector_arguments, add_view_arguments, build_analyzer, check_arguments, detect, view
+
+from gluonface import Faces, load_image
+from gluonface.data import FaceSample, read_jsonl
+from gluonface.data.transforms.affine import Affine
+from gluonface.data.transforms.ops import QuarterTurn
+from gluonface.errors import DataError, InputError
+from gluonface.geometry import rotation_matrix_about
+from gluonface.metrics import (
+    Comparison,
+    RankedDetections,
+    match_photos,
+    paired_bootstrap,
+    precision_recall,
+    summarize,
+)
+from gluonface.metrics.scoring import SIZE_BINS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    if args.data is None:
+        a, b = args.compare
+        print(describe_comparison(Path(a).stem, Path(b).stem, compare(read_result(a), read_result(b), args)))
+        return 0
+
+    samples = read_jsonl(args.data, args.images)
+    turns = [turn(sample.size_hw, args.rotate) for sample in samples]
+    labels = [sample.faces if plan is None else plan.labels(sample.faces) for sample, plan in zip(samples, turns)]
+    if args.detections:
+        detections, name = read_detections(args.detections, samples)
+    else:
+        analyzer, name = build_analyzer(args)
+        detections = detect(analyzer, read_photos(samples, turns), args)
+
+    matches = match_photos(detections, labels)
+    result = rounded(
+        {
+            "model": name,
+            **settings(args),
+            "data": Path(args.data).stem,
+            "domain": domain(args, samples, labels),
+            **summarize(matches),
+            **provenance(argv),
+        }
+    )
+    result["per_photo"] = RankedDetections.of([sample.name for sample in samples], matches).to_dict()
+    print(describe(result))
+    if args.plot:
+        plot(args.plot, result, *precision_recall(matches))
+    if args.compare:
+        comparison = compare(result, read_result(args.compare[0]), args)
+        print("\n" + describe_comparison("this", Path(args.compare[0]).stem, comparison))
+        result["comparison"] = {"with": Path(args.compare[0]).name, **rounded(comparison.to_dict())}
+    if args.json:
+        write_result(args.json, result)
+    return 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_detector_arguments(parser)
+    add_view_arguments(parser)
+    parser.add_argument("--detections", metavar="FILE", help="score these detections (JSON lines) instead of a model's")
+    parser.add_argument("--data", metavar="JSONL", help="annotated photos")
+    parser.add_argument("--images", metavar="DIR", help="folder of the photos (default: images/ beside the data)")
+    parser.add_argument("--rotate", type=float, default=0.0, metavar="DEG", help="turn photos and labels, clockwise")
+    parser.add_argument("--domain", metavar="TEXT", help="what the photos are, in words, to stand beside the figures")
+    parser.add_argument("--json", metavar="OUT", help="write the result, with what comparing it takes")
+    parser.add_argument("--plot", metavar="PNG", help="draw the precision-recall curve")
+    parser.add_argument("--compare", nargs="+", metavar="JSON", help="two results, or one to compare this run with")
+    parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (default: 10000)")
+    args = parser.parse_args(argv)
+    check_arguments(parser, args)
+    args.nothing_to_run = not (args.model or args.insightface or args.detections)
+    if args.data is None and args.nothing_to_run:
+        if len(args.compare or ()) != 2:
+            parser.error("give --data and a detector (--model, --insightface or --detections), or --compare A B")
+        return args
+    if args.data is None or args.nothing_to_run:
+        parser.error("--data and one of --model, --insightface and --detections belong together")
+    if args.detections and (args.model or args.insightface or args.rotate):
+        parser.error("--detections are scored as they are: no --model, --insightface or --rotate")
+    if args.compare and len(args.compare) != 1:
+        parser.error("--compare takes one result beside a run")
+    return args
+
+
+def settings(args: argparse.Namespace) -> dict:
+    """How the photos were looked at, as keys of the result."""
+    degrees = int(args.rotate) if args.rotate.is_integer() else args.rotate
+    return {"size": None, "rotate": 0} if args.detections else {**view(args), "rotate": degrees}
+
+
+def domain(args: argparse.Namespace, samples: list[FaceSample], labels: list) -> str:
+    faces = int(sum((~one.ignore).sum() for one in labels))
+    words = args.domain or describe_domain(args.data, {s.source for s in samples if s.source}, len(samples), faces)
+    return words + (f", turned by {args.rotate:g} degrees" if args.rotate else "")
+
+
+def turn(size_hw: tuple[int, int], degrees: float) -> Affine | None:
+    """Where pixels go when a photo is turned clockwise; the canvas grows until the whole photo is on it."""
+    if degrees % 360 == 0:
+        return None
+    if degrees % 90 == 0:
+        return QuarterTurn.plan_for(size_hw, int(degrees // 90))
+    height, width = size_hw
+    cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    canvas_hw = math.ceil(width * sin + height * cos), math.ceil(width * cos + height * sin)
+    matrix = rotation_matrix_about((width / 2, height / 2), degrees)
+    matrix[:, 2] += (canvas_hw[1] - width) / 2, (canvas_hw[0] - height) / 2
+    return Affine(matrix, canvas_hw)
+
+
+def read_photos(samples: list[FaceSample], turns: list[Affine | None]) -> Iterator[np.ndarray]:
+    for sample, plan in zip(samples, turns):
+        image = load_image(sample.image_path)
+        if image.shape[:2] != sample.size_hw:
+            raise DataError(
+                f"{sample.image_path}: the data say {sample.size_hw[1]}x{sample.size_hw[0]}, the photo has "
+                f"{image.shape[1]}x{image.shape[0]}"
+            )
+        yield image if plan is None else plan.warp(image)
+
+
+def read_detections(path: str, samples: list[FaceSample]) -> tuple[list[Faces], str]:
+    """Detections of each photo from JSON lines, and the name of the model that made them.
+
+    A line belongs to the photo whose name its ``image`` ends in.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    wanted = {sample.name: sample for sample in samples}
+    found, models = {}, set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            faces = Faces.from_dict(row)
+            parts = row["image"].replace("\\", "/").split("/")
+        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+            raise DataError(f"{path}, line {number}: not a line of `gluonface detect --json` ({error})") from error
+        name = next((n for n in ("/".join(parts[i:]) for i in range(len(parts))) if n in wanted), None)
+        if name is None:
+            continue
+        if name in found:
+            raise DataError(f"{path}, line {number}: {name} is here a second time")
+        if faces.size_hw != wanted[name].size_hw:
+            raise DataError(
+                f"{path}, line {number}: {name} is {faces.size_hw[1]}x{faces.size_hw[0]} here and "
+                f"{wanted[name].size_hw[1]}x{wanted[name].size_hw[0]} in the data"
+            )
+        found[name] = faces
+        models.add(row.get("model"))
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(wanted)} photos are missing, the first is {missing[0]}; a photo without "
+            "faces needs a line too"
+        )
+    names = sorted(filter(None, models))
+    return [found[sample.name] for sample in samples], ", ".join(names) or Path(path).name
+
+
+def compare(a: dict, b: dict, args: argparse.Namespace) -> Comparison:
+    for result in (a, b):
+        if "per_photo" not in result:
+            raise DataError(f"the result of {result.get('model')} has no per_photo: it is not one of --json")
+    return paired_bootstrap(*(RankedDetections.from_dict(r["per_photo"]) for r in (a, b)), resamples=args.resamples)
+
+
+def describe_comparison(a: str, b: str, comparison: Comparison) -> str:
+    c = comparison
+    if c.low > 0 or c.high < 0:
+        verdict = f"{a if c.difference > 0 else b} is better"
+    else:
+        verdict = "no difference is shown"
+    return (
+        f"ap50 of {a}: {c.ap50_a:.4f}\nap50 of {b}: {c.ap50_b:.4f}\n"
+        f"difference {c.difference:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f}, p = {c.p_value:.4f}: {verdict}\n"
+        f"(paired bootstrap over {c.photos} photos, {c.resamples} resamples)"
+    )
+
+
+def describe(result: dict) -> str:
+    """The result as text."""
+    head = [
+        f"{result['model']}, {looked_at(result)}",
+        result["domain"],
+        "",
+        f"ap50 {figure(result['ap50'])}   ap {figure(result['ap'])}   recall at one false alarm a photo "
+        f"{figure(result['recall_at_1fppi'])} (score {figure(result['score_at_1fppi'])})",
+    ]
+    if result["nme5_faces"] + result["nme5_missed"]:
+        head.append(
+            f"five points: error {figure(result['nme5'], 4)} of the face's size over {result['nme5_faces']} faces, "
+            f"{result['nme5_missed']} not found"
+        )
+    rows = [("face size, stored pixels", "faces", "ap50", "recall", "at 1 false alarm")]
+    for name, *_ in SIZE_BINS:
+        row = result["by_size"][name]
+        rows.append((name, str(row["faces"]), *(figure(row[k]) for k in ("ap50", "recall", "recall_at_1fppi"))))
+    return "\n".join(head) + "\n\n" + table(rows)
+
+
+def looked_at(result: dict) -> str:
+    """How the photos were looked at, in words."""
+    if "scales" in result:
+        words = "short sides " + ", ".join(map(str, result["scales"]))
+    elif result["size"] is None:
+        return "detections from a file"
+    else:
+        words = "stored size" if result["size"] == "stored" else f"long side {result['size']}"
+    return words + (" and mirrored" if result["flip"] else "")
+
+
+def plot(path: str, result: dict, thresholds: np.ndarray, recall: np.ndarray, precision: np.ndarray) -> None:
+    drawing = new_figure(figsize=(6, 4.5))
+    axes = drawing.subplots()
+    axes.plot(recall, precision)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision (IoU 0.5)")
+    axes.set_title(f"{result['model']}, {looked_at(result)}: ap50 {figure(result['ap50'])}\n{result['domain']}", size=9)
+    at = np.flatnonzero(thresholds >= (result["score_at_1fppi"] or np.inf) - 1e-5)  # it was rounded
+    if len(at):
+        axes.plot(recall[at[-1]], precision[at[-1]], "o", label="one false alarm a photo")
+        axes.legend(loc="lower left")
+    axes.grid(alpha=0.3)
+    save_figure(drawing, path)
+
+
+if __name__ == "__main__":
+    run(main)

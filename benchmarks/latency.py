@@ -1,0 +1,238 @@
+"""How long a photo takes, and in what: decoding, pre-processing, network, post-processing; and the memory at its peak.
+
+    python benchmarks/latency.py --model retinaface_mobilenet0.25_fc26 --size 640
+    python benchmarks/latency.py --model A B --threads 1 2 --batch 1 16 --repeats 15 --json out/latency.json
+
+Each combination of model, threads and batch is a process of its own (MXNet reads OMP_NUM_THREADS when it starts). They
+take turns, one measurement each a round, so that a machine that slows down or is busy slows all of them; medians are
+given. Two minutes for one model with the defaults on two idle cores. On the CPU.
+
+  decode       a JPEG in memory to RGB (1280x960 drawn by this script, unless --photo names a file)
+  preprocess   onto the canvas, normalised, stacked to a batch
+  network      raw predictions, ``net.network``
+  postprocess  boxes and points decoded, non-maximum suppression, `Faces`
+  total        ``FaceAnalyzer`` from JPEG to `Faces`, measured by itself: a little more or less than the sum
+
+A model without shipped weights is measured with random ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from common import provenance, rounded, run, table, write_result
+from detectors import parse_size
+
+STAGES = ("decode", "preprocess", "network", "postprocess", "total")
+_WARM_UP = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    if args.worker:
+        work(json.loads(args.worker))
+        return 0
+    photo = Path(args.photo).read_bytes() if args.photo else drawn_photo()
+    size = args.size if isinstance(args.size, (int, type(None))) else list(args.size)
+    jobs = [
+        {"model": model, "threads": threads, "batch": batch, "size": size, "root": args.root}
+        for model in args.model
+        for threads in args.threads
+        for batch in args.batch
+    ]
+    runs = measure(jobs, photo, args.repeats)
+    print(describe(runs))
+    if args.json:
+        result = {
+            "models": args.model,
+            "size": "stored" if size is None else size,
+            "photo": Path(args.photo).name if args.photo else "drawn, JPEG 1280x960",
+            "repeats": args.repeats,
+            **provenance(argv),
+            "runs": runs,
+        }
+        write_result(args.json, rounded(result, 3))
+    return 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", metavar="NAME", help="models (see `gluonface models`)")
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        default=640,
+        metavar="N|HxW|stored",
+        help="long side of the photo in pixels (default: 640), a canvas, or its own size",
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], metavar="N", help="photos (default: 1 16)")
+    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="measurements of each (default: 15)")
+    parser.add_argument("--photo", metavar="FILE", help="photo to look at instead of a drawn one")
+    parser.add_argument("--root", metavar="DIR", help="folder of weights, searched before the package's")
+    parser.add_argument("--json", metavar="OUT", help="write the result")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if not args.worker and not args.model:
+        parser.error("give a --model")
+    if min(args.repeats, *args.threads, *args.batch) < 1:
+        parser.error("--repeats, --threads and --batch are at least 1")
+    return args
+
+
+def drawn_photo() -> bytes:
+    """A JPEG of 1280x960 with texture and 40 drawn faces of 16 to 200 pixels."""
+    import cv2
+
+    from gluonface.image import encode_image
+
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(60, 200, (24, 32, 3), np.uint8), (1280, 960), interpolation=cv2.INTER_CUBIC)
+    for side in np.geomspace(200, 16, 40):
+        x, y, r = int(rng.uniform(0, 1280)), int(rng.uniform(0, 960)), int(side / 2)
+        cv2.ellipse(image, (x, y), (int(0.75 * r), r), 0, 0, 360, (205, 160, 130), -1, cv2.LINE_AA)
+        for dx in (-1, 1):
+            cv2.circle(image, (x + dx * r // 3, y - r // 5), max(1, r // 9), (40, 25, 20), -1, cv2.LINE_AA)
+        cv2.ellipse(image, (x, y + r // 2), (r // 3, max(1, r // 10)), 0, 0, 360, (140, 60, 60), -1, cv2.LINE_AA)
+    return encode_image(image, "JPEG", quality=90)
+
+
+def measure(jobs: list[dict], photo: bytes, repeats: int) -> list[dict]:
+    """A process for each job; they take turns. Returns what the JSON holds of each."""
+    workers = []
+    try:
+        for job in jobs:
+            threads = str(job["threads"])
+            env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+            command = [sys.executable, __file__, "--worker", json.dumps(job)]
+            workers.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            workers[-1].stdin.write(len(photo).to_bytes(4, "big") + photo)
+        samples = [[] for _ in jobs]
+        for turn in range(_WARM_UP + repeats):
+            for worker, taken in zip(workers, samples):
+                answer = ask(worker)
+                if turn >= _WARM_UP:
+                    taken.append(answer)
+        return [summary(job, taken, ask(worker, "end")) for job, worker, taken in zip(jobs, workers, samples)]
+    finally:
+        for worker in workers:
+            worker.stdin.close()
+            worker.wait()
+
+
+def ask(worker: subprocess.Popen, word: str = "go") -> dict:
+    """One line to a worker and one back."""
+    try:
+        worker.stdin.write(f"{word}\n".encode())
+        worker.stdin.flush()
+    except BrokenPipeError:
+        pass  # it died; that it says nothing more is the error
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit(f"latency.py: a measuring process ended with status {worker.wait()}; its message is above")
+    return json.loads(line)
+
+
+def summary(job: dict, samples: list[dict], last: dict) -> dict:
+    """Medians of the samples of a job, milliseconds a batch."""
+    medians = {stage: 1000 * statistics.median(sample[stage] for sample in samples) for stage in STAGES}
+    totals = [1000 * sample["total"] for sample in samples]
+    return {
+        "model": job["model"],
+        "weights": last["weights"],
+        "threads": job["threads"],
+        "batch": job["batch"],
+        "median_ms": medians,
+        "total_ms_10_to_90": [float(np.percentile(totals, q)) for q in (10, 90)],
+        "photos_per_second": 1000 * job["batch"] / medians["total"],
+        "peak_memory_mib": last["peak_memory_mib"],
+        "faces": last["faces"],
+    }
+
+
+def work(job: dict) -> None:
+    """The measuring process: a photo on standard input, then a line for each measurement asked for."""
+    import cv2
+
+    from gluonface import FaceAnalyzer, get_model, load_image
+    from gluonface._compat import mx
+    from gluonface.geometry import letterbox
+    from gluonface.model_zoo import model_facts
+    from gluonface.pipeline import postprocess, preprocess
+
+    commands, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between the answers
+    photo = commands.read(int.from_bytes(commands.read(4), "big"))
+    cv2.setNumThreads(job["threads"])
+    trained = model_facts(job["model"], job["root"]).trained
+    net = get_model(job["model"], pretrained=trained, root=job["root"])
+    if not trained:
+        net.initialize()
+    net.hybridize()
+    size = tuple(job["size"]) if isinstance(job["size"], list) else job["size"]
+    analyzer = FaceAnalyzer(net, size=size, batch_size=job["batch"])
+    photos = [photo] * job["batch"]
+    faces = []
+
+    def once() -> dict:
+        clock = [time.perf_counter()]
+        images = [load_image(data) for data in photos]
+        clock.append(time.perf_counter())
+        canvas_hw = analyzer.canvas_hw or tuple(-(-side // 32) * 32 for side in images[0].shape[:2])
+        box = letterbox(images[0].shape[:2], canvas_hw, upscale=size is not None)
+        x = np.stack([preprocess(image, box, net.facts) for image in images])
+        clock.append(time.perf_counter())
+        for output in net.network(mx.nd.from_numpy(x)):
+            output.wait_to_read()
+        clock.append(time.perf_counter())
+        outputs = analyzer.detect_canvas(x)
+        clock.append(time.perf_counter())
+        postprocess(outputs, [box] * len(images), analyzer.score_thresh)
+        clock.append(time.perf_counter())
+        faces[:] = analyzer(photos)
+        clock.append(time.perf_counter())
+        decode, pre, network, whole_net, to_faces, total = np.diff(clock).tolist()
+        post = whole_net - network + to_faces
+        return dict(zip(STAGES, (decode, pre, network, post, total)))
+
+    for command in commands:
+        if command.strip() == b"end":
+            # Linux counts kibibytes.
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            answer = {"weights": "shipped" if trained else "random", "peak_memory_mib": peak, "faces": len(faces[0])}
+        else:
+            answer = once()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def describe(runs: list[dict]) -> str:
+    """The runs as a table, milliseconds a batch."""
+    rows = [("model", "threads", "batch", *(f"{stage} ms" for stage in STAGES), "photos/s", "peak MiB")]
+    for one in runs:
+        medians = (f"{one['median_ms'][stage]:.1f}" for stage in STAGES)
+        rows.append(
+            (
+                one["model"],
+                str(one["threads"]),
+                str(one["batch"]),
+                *medians,
+                f"{one['photos_per_second']:.1f}",
+                f"{one['peak_memory_mib']:.0f}",
+            )
+        )
+    return table(rows)
+
+
+if __name__ == "__main__":
+    run(main)
