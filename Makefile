@@ -57,15 +57,15 @@ format: $(READY)
 	$(PY) -m ruff format .
 
 bench: $(READY)
-	@mkdir -p $(OUT)/bench
-	@set -e; for model in $$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True))'); do \
-	    $(PY) benchmarks/latency.py --model $$model --size 640 --json $(OUT)/bench/latency_$$model.json; \
-	    if [ -f "$(DATA)/det_val.jsonl" ]; then \
-	        $(PY) benchmarks/eval_detection.py --model $$model --data "$(DATA)/det_val.jsonl" --size 640 \
-	            --json $(OUT)/bench/detection_$$model.json; \
-	    else \
-	        echo "accuracy is not measured: no det_val.jsonl in $(DATA) (GLUONFACE_FACEDATA names another folder)"; \
-	    fi; \
+	@set -e; mkdir -p $(OUT)/bench; \
+	models=$$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True))'); \
+	$(PY) benchmarks/latency.py --model $$models --size 640 --json $(OUT)/bench/latency.json $(BENCH_ARGS); \
+	if [ ! -f "$(DATA)/det_val.jsonl" ]; then \
+	    echo "accuracy is not measured: no det_val.jsonl in $(DATA) (GLUONFACE_FACEDATA names another folder)"; exit; \
+	fi; \
+	for model in $$models; do \
+	    $(PY) benchmarks/eval_detection.py --model $$model --data "$(DATA)/det_val.jsonl" --size 640 \
+	        --json $(OUT)/bench/detection_$$model.json; \
 	done
 
 clean:

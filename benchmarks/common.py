@@ -149,6 +149,17 @@ def figure(value: float | None, digits: int = 3) -> str:
     return text[1:] if text.startswith("0.") else text
 
 
+def looked_at(result: dict) -> str:
+    """How the photos of a detection result were looked at, in words."""
+    if "scales" in result:
+        words = "short sides " + ", ".join(map(str, result["scales"]))
+    elif result["size"] is None:
+        return "detections from a file"
+    else:
+        words = "stored size" if result["size"] == "stored" else f"long side {result['size']}"
+    return words + (" and mirrored" if result["flip"] else "")
+
+
 def new_figure(**size):
     """A matplotlib figure that needs no screen."""
     from gluonface._compat import import_optional

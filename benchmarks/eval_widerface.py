@@ -2,11 +2,11 @@
 
     python benchmarks/eval_widerface.py --predictions DIR --ground-truth eval_tools/ground_truth
     python benchmarks/eval_widerface.py --model NAME --images WIDER_val/images --ground-truth eval_tools/ground_truth
-    python benchmarks/eval_widerface.py --model NAME --images WIDER_test/images --split test --save-predictions DIR
+    python benchmarks/eval_widerface.py --model NAME --images WIDER_test/images --split test --save-predictions X
 
-Predictions are the usual ``event/name.txt`` (name, count, ``x y w h score`` lines). The ground truth is the folder of
-wider_face_val.mat and wider_{easy,medium,hard}_val.mat of the official tool. Scoring takes ten seconds; detecting on the
-3,226 photos ten minutes on one core with W1 and MobileNet 0.25, hours with W3.
+Predictions are the usual ``event/name.txt`` (name, count, ``x y w h score`` lines) or an .npz file. The ground truth is
+the folder of wider_face_val.mat and wider_{easy,medium,hard}_val.mat of the official tool. Scoring takes ten seconds;
+detecting on the 3,226 photos ten minutes on one core with W1 and MobileNet 0.25, hours with W3.
 
 Three protocols, whose figures are not comparable:
   W1  one scale, long side 640 (the default)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import sys
 import warnings
 from types import ModuleType
@@ -72,6 +73,9 @@ def _import_mxnet() -> ModuleType:
         raise MissingDependencyError(
             f'MXNet needs NumPy below 2, but NumPy {np.__version__} is installed: pip install "numpy<2"'
         )
+    # Without a bound oneDNN keeps what it prepared for every input shape ever seen, and memory grows as long as photos
+    # of new sizes come. A detector prepares some 50 convolutions a shape.
+    os.environ.setdefault("MXNET_MKLDNN_CACHE_NUM", "1000")
     _provide_distutils()
     try:
         with _as_mxnet_expects():

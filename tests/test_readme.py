@@ -12,6 +12,7 @@ import pytest
 
 import gluonface
 from gluonface import cli
+from gluonface.model_zoo import DEFAULT_DETECTOR
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -109,6 +110,10 @@ def test_the_readme_lists_every_model_with_weights_and_its_terms():
     table = re.search(r"<!-- begin:models -->(.*)<!-- end:models -->", TEXT, re.S).group(1)
     for name in gluonface.list_models(pretrained=True):
         assert name in table
+
+
+def test_the_readme_names_the_default():
+    assert f"`FaceAnalyzer()` without a name takes `{DEFAULT_DETECTOR}`" in TEXT
 
 
 def test_the_picture_is_small():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bootstrap import Comparison, RankedDetections, paired_bootstrap
     from .detection import DetectionMetric
-    from .scoring import evaluate_detections, match_photo, match_photos, precision_recall, summarize
+    from .scoring import PhotoMatch, evaluate_detections, match_photo, match_photos, precision_recall, summarize
     from .widerface import WiderFaceMetric
     from .widerface_files import read_predictions, write_prediction
     from .widerface_protocol import evaluate_widerface, read_widerface_ground_truth, widerface_curves
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "Comparison": "bootstrap",
     "DetectionMetric": "detection",
+    "PhotoMatch": "scoring",
     "RankedDetections": "bootstrap",
     "WiderFaceMetric": "widerface",
     "evaluate_detections": "scoring",
@@ -34,6 +35,7 @@ _HOME_OF = {
 __all__ = [
     "Comparison",
     "DetectionMetric",
+    "PhotoMatch",
     "RankedDetections",
     "WiderFaceMetric",
     "evaluate_detections",

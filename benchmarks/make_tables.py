@@ -1,0 +1,303 @@
+"""Write the figures of benchmarks/results/ and the facts of the models into the documents.
+
+    python benchmarks/make_tables.py            # README.md, benchmarks/README.md, model_zoo/*.md, model_zoo/*.json
+    python benchmarks/make_tables.py --check    # changes nothing; exit status 1 when one of them is out of date
+
+In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->`` is replaced. NAME is one of
+
+  models     all models: parameters, cost, accuracy, speed, terms of the weights
+  detection  every result of eval_detection.py
+  speed      every result of latency.py
+  figures    on a model's card: all that was measured of it
+
+The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
+detection/<model>-<data>-<size>[-rot90].json, latency/<model>-<size>.json, memory/<model>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import ROOT, figure, looked_at, read_result, run
+
+from gluonface.errors import DataError
+from gluonface.files import write_atomically
+from gluonface.metrics.scoring import SIZE_BINS
+from gluonface.model_zoo import ModelFacts, list_models, model_facts
+
+#: The result that stands for a model where there is room for one figure.
+MAIN_DATA, MAIN_SIZE = "det_val", 640
+
+_REGION = re.compile(r"(<!-- begin:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    results = Results.read(args.root / "benchmarks" / "results")
+    facts = [model_facts(name) for name in list_models()]
+    stale = []
+    for path in documents(args.root):
+        before = path.read_text(encoding="utf-8")
+        after = with_metric(before, path, results) if path.suffix == ".json" else filled(before, path, facts, results)
+        if after != before:
+            stale.append(path)
+            if not args.check:
+                write_atomically(path, after)
+    for path in stale:
+        print(f"{path.relative_to(args.root)}: {'out of date' if args.check else 'written'}")
+    if args.check and stale:
+        print("run: python benchmarks/make_tables.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+def documents(root: Path) -> list[Path]:
+    """What may hold figures."""
+    fixed = [root / "README.md", root / "benchmarks" / "README.md"]
+    zoo = root / "model_zoo"
+    return [path for path in [*fixed, *sorted(zoo.glob("*.md")), *sorted(zoo.glob("*.json"))] if path.is_file()]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of each script, in the order of the file names."""
+
+    detection: list[dict]
+    latency: list[dict]
+    memory: list[dict]
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """All files of ``folder``; DataError names one that lacks what the tables need."""
+        needed = {
+            "detection": ("model", "data", "domain", "rotate", "flip", "nme5"),
+            "latency": ("size", "machine", "runs"),
+            "memory": ("model", "photos", "settled_after", "settled_mib", "growth_mib"),
+        }
+        return cls(**{kind: _read_all(folder / kind, keys) for kind, keys in needed.items()})
+
+    def main_of(self, model: str) -> dict | None:
+        """The detection result that stands for a model."""
+        chosen = [
+            r
+            for r in self.detection
+            if (r["model"], r["data"], r.get("size"), r["rotate"]) == (model, MAIN_DATA, MAIN_SIZE, 0) and not r["flip"]
+        ]
+        return chosen[0] if chosen else None
+
+    def runs_of(self, model: str) -> list[tuple[dict, dict]]:
+        """(result, run) of each latency measurement of a model."""
+        return [(result, one) for result in self.latency for one in result["runs"] if one["model"] == model]
+
+
+def _read_all(folder: Path, keys: Sequence[str]) -> list[dict]:
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        results.append(read_result(path))
+        missing = [key for key in keys if key not in results[-1]]
+        if missing:
+            raise DataError(f"{path}: not a result of {folder.name}, {missing[0]!r} is missing")
+    return results
+
+
+def filled(text: str, path: Path, facts: list[ModelFacts], results: Results) -> str:
+    """The document with its regions written anew."""
+
+    def content(match: re.Match) -> str:
+        name = match.group(2)
+        if name == "figures":
+            made = figures(path.stem, results)
+        elif name in _REGIONS:
+            made = _REGIONS[name](facts, results, path)
+        else:
+            raise DataError(f"{path}: no table is called {name!r}; there are figures, {', '.join(_REGIONS)}")
+        return match.group(1) + (made + "\n" if made else "") + match.group(4)
+
+    return _REGION.sub(content, text)
+
+
+def with_metric(text: str, path: Path, results: Results) -> str:
+    """The facts of a model's weights with ``metric`` written anew."""
+    facts = json.loads(text)
+    metric = {
+        f"AP@0.5, {r['domain']}, {looked_at(r)}": round(r["ap50"], 4)
+        for r in results.detection
+        if r["model"] == path.stem and r.get("ap50") is not None
+    }
+    main = results.main_of(path.stem)
+    if main is not None:  # first, since the command's list shows the first one
+        first = f"AP@0.5, {main['domain']}, {looked_at(main)}"
+        metric = {first: metric.pop(first), **metric}
+    if facts.get("metric", {}) == metric:
+        return text
+    return json.dumps({**facts, "metric": metric}, indent=2, ensure_ascii=False) + "\n"
+
+
+def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    shown, machines, rows = set(), set(), []
+    for one in sorted(facts, key=lambda f: not f.trained):
+        result = results.main_of(one.name)
+        if result:
+            shown.add(f"{result['domain']}, {looked_at(result)}")
+        timed = [(r, t) for r, t in results.runs_of(one.name) if _is_plain(r, t)]
+        if timed:
+            machines.add(timed[0][0]["machine"]["cpu"])
+        card = path.parent / _card_beside(path, one.name)
+        name = f"[{one.name}]({_card_beside(path, one.name)})" if card.is_file() else f"`{one.name}`"
+        rows.append(
+            [
+                name,
+                f"{one.params / 1e6:.2f} M",
+                f"{one.gf:.2f}",
+                figure(result and result["ap50"]),
+                f"{timed[0][1]['median_ms']['total']:.0f}" if timed else "-",
+                _terms(one),
+            ]
+        )
+    # The domain stands with the figures: in short above them, in full below.
+    short = "; ".join(sorted({words.split(" (")[0] for words in shown}))
+    precision = f"AP@0.5, {short} *" if shown else "AP@0.5"
+    speed = "ms a photo **" if machines else "ms a photo"
+    rows.insert(0, ["model", "parameters", "GF at 640", precision, speed, "terms of the weights"])
+    notes = []
+    if shown:
+        notes.append(f"\\* Average precision on {'; '.join(sorted(shown))}.")
+    if machines:
+        notes.append(
+            f"\\** From JPEG (1280x960) to `Faces`, long side 640, MXNet, one thread of {', '.join(machines)}."
+        )
+    return "\n\n".join([_markdown(rows), *notes])
+
+
+def _card_beside(path: Path, name: str) -> str:
+    """The card of a model as linked to from a document."""
+    zoo = (path.parents[1] if path.parent.name in ("model_zoo", "benchmarks") else path.parent) / "model_zoo"
+    return Path(os.path.relpath(zoo / f"{name}.md", path.parent)).as_posix()
+
+
+def _terms(facts: ModelFacts) -> str:
+    if not facts.trained:
+        return "no weights"
+    return "**non-commercial research only**" if facts.research_only else facts.licence
+
+
+def _is_plain(result: dict, one: dict) -> bool:
+    return result["size"] == MAIN_SIZE and (one["threads"], one["batch"]) == (1, 1)
+
+
+def detection_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return _detection([r for r in results.detection if "ap50" in r], with_model=True)
+
+
+def _detection(results: list[dict], with_model: bool) -> str:
+    head = ["photos", "looked at", "AP@0.5", "AP .5:.95", "recall at 1 false alarm a photo"]
+    rows = [["model", *head] if with_model else head]
+    for r in results:
+        cells = [r["domain"], looked_at(r), *(figure(r[k]) for k in ("ap50", "ap", "recall_at_1fppi"))]
+        rows.append([f"`{r['model']}`", *cells] if with_model else cells)
+    return _markdown(rows) if results else ""
+
+
+def _by_size(result: dict) -> str:
+    bins = [name for name, *_ in SIZE_BINS]
+    rows = [["face size in pixels of the stored photo", *bins]]
+    rows.append(["faces", *(str(result["by_size"][b]["faces"]) for b in bins)])
+    for key, words in (("ap50", "AP@0.5"), ("recall_at_1fppi", "recall at 1 false alarm a photo")):
+        rows.append([words, *(figure(result["by_size"][b][key]) for b in bins)])
+    return _markdown(rows)
+
+
+def speed_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return _speed([(r, one) for r in results.latency for one in r["runs"]], with_model=True)
+
+
+def _speed(runs: list[tuple[dict, dict]], with_model: bool) -> str:
+    head = [
+        "size",
+        "threads",
+        "batch",
+        "decode",
+        "preprocess",
+        "network",
+        "postprocess",
+        "total",
+        "photos/s",
+        "peak MiB",
+    ]
+    rows = [["model", *head] if with_model else head]
+    for result, one in runs:
+        medians = (f"{one['median_ms'][stage]:.1f}" for stage in head[3:8])
+        cells = [
+            str(result["size"]),
+            str(one["threads"]),
+            str(one["batch"]),
+            *medians,
+            f"{one['photos_per_second']:.1f}",
+            f"{one['peak_memory_mib']:.0f}",
+        ]
+        rows.append([f"`{one['model']}`", *cells] if with_model else cells)
+    if not runs:
+        return ""
+    machines = sorted({f"{r['machine']['cpu']}, {r['machine']['cores']} cores" for r, _ in runs})
+    return f"Median milliseconds a batch, MXNet, {'; '.join(machines)}.\n\n" + _markdown(rows)
+
+
+def figures(model: str, results: Results) -> str:
+    """All that was measured of a model, for its card."""
+    parts = []
+    detection = [r for r in results.detection if r["model"] == model]
+    found = [r for r in detection if "ap50" in r]
+    if found:
+        parts.append(_detection(found, with_model=False))
+    for r in found:
+        if r["rotate"] == 0:
+            parts.append(f"On {r['domain']}, {looked_at(r)}:\n\n" + _by_size(r))
+        if "comparison" in r:
+            parts.append(_comparison(r))
+    parts += [
+        f"Five points: mean error {100 * r['nme5']:.2f} % of the face's size, sqrt(width x height) of its box, over "
+        f"{r['nme5_faces']} faces found ({r['nme5_missed']} not found); {r['domain']}, {looked_at(r)}."
+        for r in detection
+        if r["nme5"] is not None
+    ]
+    runs = results.runs_of(model)
+    if runs:
+        parts.append(_speed(runs, with_model=False))
+    parts += [
+        f"Memory: {r['photos']:,} small photos in one process: {r['settled_mib']:.0f} MiB after "
+        f"{r['settled_after']:,}, at most {r['growth_mib']:.0f} MiB more later."
+        for r in results.memory
+        if r["model"] == model
+    ]
+    return "\n\n".join(parts)
+
+
+def _comparison(result: dict) -> str:
+    c = result["comparison"]
+    return (
+        f"AP@0.5 {figure(c['ap50_a'])} against {figure(c['ap50_b'])} of {c['model']} ({c['with']}), "
+        f"{result['domain']}: difference {c['difference']:+.3f}, 95 % interval {c['low']:+.3f} to {c['high']:+.3f}, "
+        f"p = {c['p_value']:.4f} (paired bootstrap over photos, {c['resamples']} resamples)."
+    )
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+_REGIONS = {"models": models_table, "detection": detection_table, "speed": speed_table}
+
+
+if __name__ == "__main__":
+    run(main)

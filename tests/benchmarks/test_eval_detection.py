@@ -1,0 +1,267 @@
+"""eval_detection.py on three drawn photos: detections from a file, a stand-in detector, turned photos, comparisons."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gluonface.data import FaceLabels, FaceSample, write_jsonl
+from gluonface.faces import Faces
+from gluonface.image import save_image
+
+SIZES = {"a/one.png": (60, 90), "a/two.png": (80, 80), "three.png": (50, 70)}
+BOXES = {"a/one.png": [[10, 10, 30, 34], [50, 20, 62, 30]], "a/two.png": [[20, 30, 60, 70]], "three.png": []}
+RED = (250, 10, 10)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Photos with a red rectangle for each face, and their annotations."""
+    samples = []
+    for name, (height, width) in SIZES.items():
+        image = np.full((height, width, 3), 90, np.uint8)
+        for x1, y1, x2, y2 in BOXES[name]:
+            image[y1:y2, x1:x2] = RED
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(path, image)
+        labels = FaceLabels(np.array(BOXES[name], np.float32).reshape(-1, 4))
+        samples.append(FaceSample(str(path), (height, width), labels, source="mask", name=name))
+    write_jsonl(tmp_path / "det_tiny.jsonl", samples)
+    return tmp_path / "det_tiny.jsonl"
+
+
+def write_detections(path, drop=(), prefix="/elsewhere/images/", model="found", **changed):
+    lines = []
+    for name, size_hw in SIZES.items():
+        boxes = np.array(BOXES[name], float).reshape(-1, 4)
+        faces = Faces(boxes, np.linspace(0.9, 0.5, len(boxes)), size_hw=changed.get(name, size_hw))
+        if name not in drop:
+            lines.append(json.dumps(faces.to_dict(prefix + name, model)))
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+class RedFinder:
+    """A detector that finds red rectangles, in place of a network."""
+
+    def stream(self, photos):
+        for image in photos:
+            red = (np.abs(image.astype(int) - RED) < 60).all(axis=2)
+            boxes = []
+            while red.any():
+                y, x = np.argwhere(red)[0]
+                bottom = y + int(np.argmin(np.append(red[y:, x], False)))
+                right = x + int(np.argmin(np.append(red[y, x:], False)))
+                boxes.append([x, y, right, bottom])
+                red[y:bottom, x:right] = False
+            scores = np.linspace(0.9, 0.5, len(boxes))
+            yield Faces(np.array(boxes, float).reshape(-1, 4), scores, size_hw=image.shape[:2])
+
+
+@pytest.fixture
+def red(script, monkeypatch):
+    """eval_detection with the stand-in detector."""
+    module = script("eval_detection")
+    monkeypatch.setattr(module, "build_analyzer", lambda args: (RedFinder(), args.model))
+    return module
+
+
+def test_detections_of_a_file_are_scored(script, data, tmp_path, capsys):
+    found = write_detections(tmp_path / "found.jsonl")
+    out = tmp_path / "out" / "result.json"
+    assert script("eval_detection").main(["--detections", found, "--data", str(data), "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert (result["model"], result["ap50"], result["ap"], result["recall_at_1fppi"]) == ("found", 1, 1, 1)
+    assert result["domain"] == "mask street photos (FC26 det_tiny, 3 photos, 3 faces)"
+    assert {name: row["faces"] for name, row in result["by_size"].items()} == {
+        "under 16": 1,
+        "16-32": 1,
+        "32-96": 1,
+        "over 96": 0,
+    }
+    assert result["by_size"]["over 96"]["ap50"] is None
+    assert {"date", "command", "versions", "machine"} <= set(result)
+    assert set(result["versions"]) == {"gluonface", "mxnet", "numpy", "python"}
+    assert result["machine"]["cores"] >= 1
+    assert str(tmp_path) not in out.read_text()
+    printed = capsys.readouterr().out
+    assert "mask street photos (FC26 det_tiny, 3 photos, 3 faces)" in printed
+    assert "ap50 1.000" in printed
+
+
+BAD_DETECTIONS = {
+    "a missing photo": ({"drop": ("a/two.png",)}, r"1 of 3 photos are missing, the first is a/two\.png"),
+    "another size": ({"a/one.png": (90, 60)}, r"line 1: a/one\.png is 60x90 here and 90x60 in the data"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_DETECTIONS)
+def test_detections_that_do_not_fit_the_data_are_named(script, data, tmp_path, what):
+    changes, message = BAD_DETECTIONS[what]
+    found = write_detections(tmp_path / "found.jsonl", **changes)
+    with pytest.raises(ValueError, match=message):
+        script("eval_detection").main(["--detections", found, "--data", str(data)])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "line 4: not a line of"),
+        ('{"image": "x.png", "faces": []}', "line 4: not a line of .*width"),
+        ('{"width": 3, "height": 3, "faces": []}', "line 4: not a line of .*image"),
+        ("[1]", "line 4: not a line of"),
+    ],
+)
+def test_a_bad_line_of_detections_is_named(script, data, tmp_path, line, message):
+    found = tmp_path / "found.jsonl"
+    write_detections(found)
+    found.write_text(found.read_text() + line + "\n")
+    with pytest.raises(ValueError, match=message):
+        script("eval_detection").main(["--detections", str(found), "--data", str(data)])
+
+
+def test_a_photo_that_is_there_twice_is_named(script, data, tmp_path):
+    found = tmp_path / "found.jsonl"
+    write_detections(found)
+    found.write_text(found.read_text() * 2)
+    with pytest.raises(ValueError, match=r"line 4: a/one\.png is here a second time"):
+        script("eval_detection").main(["--detections", str(found), "--data", str(data)])
+
+
+def test_lines_of_other_photos_do_not_matter(script, data, tmp_path):
+    found = tmp_path / "found.jsonl"
+    write_detections(found, prefix="")
+    extra = json.dumps(Faces.empty((5, 5)).to_dict("other.png"))
+    found.write_text(extra + "\n\n" + found.read_text())
+    assert script("eval_detection").main(["--detections", str(found), "--data", str(data)]) == 0
+
+
+@pytest.mark.parametrize("degrees", ["0", "90", "180", "270", "-90", "450"])
+def test_photos_and_labels_turn_together(red, data, tmp_path, degrees):
+    out = tmp_path / "result.json"
+    assert red.main(["--model", "red", "--data", str(data), "--rotate", degrees, "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert (result["ap50"], result["ap"]) == (1, 1)
+    assert result["rotate"] == int(degrees)
+    assert ("turned by" in result["domain"]) == (degrees != "0")
+
+
+def test_a_quarter_turn_moves_every_pixel_and_label_exactly(script):
+    module = script("eval_detection")
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    labels = FaceLabels(
+        np.array([[10.0, 5, 30, 35]]), landmarks5=np.array([[[12, 8], [28, 8], [20, 20], [14, 30], [26, 30]]])
+    )
+    plan = module.turn((40, 60), 90)  # clockwise: the top edge becomes the right one
+    assert np.array_equal(plan.warp(image), np.rot90(image, -1))
+    turned = plan.labels(labels)
+    assert turned.boxes.tolist() == [[5, 10, 35, 30]]
+    assert turned.landmarks5[0, 0].tolist() == [32, 12]
+    back = module.turn(plan.size_hw, -90)
+    assert np.array_equal(back.warp(plan.warp(image)), image)
+    assert back.labels(turned).boxes.tolist() == labels.boxes.tolist()
+
+
+@pytest.mark.parametrize("degrees", [30, 45, 100, 200, -15])
+def test_any_other_turn_keeps_the_whole_photo_on_the_canvas(script, degrees):
+    plan = script("eval_detection").turn((40, 60), degrees)
+    corners = plan.points(np.array([[0, 0], [60, 0], [0, 40], [60, 40.0]]))
+    height, width = plan.size_hw
+    assert corners.min() >= -1e-3
+    assert (corners.max(axis=0) <= np.array([width, height]) + 1e-3).all()
+    turned_area = 60 * 40 + (60**2 + 40**2) * abs(math.sin(math.radians(degrees)) * math.cos(math.radians(degrees)))
+    assert width * height < 1.06 * turned_area
+
+
+def test_a_painted_dot_is_found_where_the_turned_point_is(script):
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[20:23, 50:53] = 255
+    plan = script("eval_detection").turn((60, 80), 30)
+    where = np.argwhere(plan.warp(image)[..., 0] > 100).mean(axis=0)[::-1] + 0.5
+    assert where == pytest.approx(plan.points(np.array([[51.5, 21.5]]))[0], abs=0.3)
+
+
+def test_a_photo_of_another_size_than_the_data_say_is_named(red, data):
+    save_image(data.parent / "images" / "three.png", np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"three\.png: the data say 70x50, the photo has 20x20"):
+        red.main(["--model", "red", "--data", str(data)])
+
+
+def test_two_results_are_compared(red, data, tmp_path, capsys):
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    red.main(["--model", "red", "--data", str(data), "--json", str(good)])
+    nothing = tmp_path / "nothing.jsonl"
+    nothing.write_text("".join(json.dumps(Faces.empty(s).to_dict(n, "none")) + "\n" for n, s in SIZES.items()))
+    options = ["--resamples", "500", "--compare", str(good)]
+    red.main(["--detections", str(nothing), "--data", str(data), "--json", str(bad), *options])
+    comparison = json.loads(bad.read_text())["comparison"]
+    assert (comparison["with"], comparison["difference"]) == ("good.json", -1)
+    capsys.readouterr()
+    assert red.main(["--compare", str(good), str(bad), "--resamples", "500"]) == 0
+    assert "difference +1.0000" in capsys.readouterr().out
+
+
+def test_results_without_the_photos_cannot_be_compared(red, tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text('{"model": "old"}')
+    with pytest.raises(ValueError, match="no per_photo"):
+        red.main(["--compare", str(path), str(path)])
+
+
+def test_points_only_says_nothing_of_precision(red, data, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    red.main(["--model", "red", "--data", str(data), "--points-only", "--json", str(out)])
+    result = json.loads(out.read_text())
+    assert not {"ap50", "ap", "by_size", "recall_at_1fppi", "per_photo"} & set(result)
+    assert result["nme5_faces"] == 0
+    assert "ap50" not in capsys.readouterr().out
+
+
+def test_the_curve_is_drawn(red, data, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "plots" / "curve.png"
+    red.main(["--model", "red", "--data", str(data), "--plot", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_scales_and_flips_go_to_test_time_augmentation(script, data, monkeypatch):
+    detectors, calls = script("detectors"), []
+
+    def looked(analyzer, image, short_sides, flip):
+        calls.append((image.shape[:2], short_sides, flip))
+        return Faces.empty(image.shape[:2])
+
+    monkeypatch.setattr(detectors, "detect_multiscale", looked)
+    module = script("eval_detection")
+    monkeypatch.setattr(module, "build_analyzer", lambda args: (RedFinder(), args.model))
+    run = ["--model", "red", "--data", str(data)]
+    module.main([*run, "--scales", "100", "200"])
+    assert calls == [(size, [100, 200], False) for size in SIZES.values()]
+    calls.clear()
+    module.main([*run, "--size", "180", "--flip"])
+    assert calls == [((60, 90), [120], True), ((80, 80), [180], True), ((50, 70), [129], True)]
+    calls.clear()
+    module.main([*run, "--size", "stored", "--flip"])
+    assert calls[0] == ((60, 90), None, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--model", "x"],
+        ["--data", "d.jsonl"],
+        ["--compare", "a.json"],
+        ["--detections", "d", "--model", "m", "--data", "x"],
+        ["--detections", "d", "--data", "x", "--rotate", "90"],
+        ["--data", "x", "--weights", "w.params"],
+        ["--model", "m", "--data", "x", "--size", "0"],
+        ["--model", "m", "--data", "x", "--size", "64x64", "--flip"],
+    ],
+)
+def test_a_command_line_that_means_nothing_is_refused(script, words):
+    with pytest.raises(SystemExit) as refused:
+        script("eval_detection").main(words)
+    assert refused.value.code == 2

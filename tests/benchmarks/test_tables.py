@@ -1,0 +1,129 @@
+"""The tables in the documents are those of the committed results."""
+
+import json
+import re
+
+import pytest
+
+from gluonface.model_zoo import list_models
+
+NAME = list_models()[0]
+DOMAIN = "mask street photos (FC26 det_val, 100 photos, 468 faces)"
+
+
+def test_the_committed_tables_are_up_to_date(script, capsys):
+    status = script("make_tables").main(["--check"])
+    assert status == 0, f"{capsys.readouterr().out}run: python benchmarks/make_tables.py"
+
+
+def detection(**changes):
+    bins = ("under 16", "16-32", "32-96", "over 96")
+    return {
+        "model": NAME,
+        "size": 640,
+        "flip": False,
+        "rotate": 0,
+        "data": "det_val",
+        "domain": DOMAIN,
+        "ap50": 0.8765,
+        "ap": 0.4,
+        "recall_at_1fppi": 0.85,
+        "by_size": {b: {"faces": 7, "ap50": None, "recall": 0.9, "recall_at_1fppi": 0.8} for b in bins},
+        "nme5": None,
+        "nme5_faces": 0,
+        "nme5_missed": 0,
+        **changes,
+    }
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with results and empty tables."""
+    results = tmp_path / "benchmarks" / "results"
+    for kind in ("detection", "latency", "memory"):
+        (results / kind).mkdir(parents=True)
+    (results / "detection" / f"{NAME}-det_val-640.json").write_text(json.dumps(detection()))
+    turned = detection(rotate=90, domain=f"{DOMAIN}, turned by 90 degrees", ap50=0.5)
+    (results / "detection" / f"{NAME}-det_val-640-rot90.json").write_text(json.dumps(turned))
+    stages = ("decode", "preprocess", "network", "postprocess", "total")
+    one = {"model": NAME, "threads": 1, "batch": 1, "median_ms": dict.fromkeys(stages, 77.0)}
+    one |= {"photos_per_second": 13.0, "peak_memory_mib": 300.0}
+    latency = {"size": 640, "machine": {"cpu": "Some CPU", "cores": 2}, "runs": [one]}
+    (results / "latency" / f"{NAME}-640.json").write_text(json.dumps(latency))
+    memory = {"model": NAME, "photos": 10000, "settled_after": 1000, "settled_mib": 500.0, "growth_mib": 4.0}
+    (results / "memory" / f"{NAME}.json").write_text(json.dumps(memory))
+    (tmp_path / "model_zoo").mkdir()
+    (tmp_path / "README.md").write_text("# Top\n\n<!-- begin:models -->\nold\n<!-- end:models -->\n\nend\n")
+    for name, regions in (("README", ("models", "detection", "speed")), (NAME, ("figures",))):
+        text = "\n".join(f"<!-- begin:{r} -->\n<!-- end:{r} -->" for r in regions)
+        (tmp_path / "model_zoo" / f"{name}.md").write_text(f"before\n{text}\nafter\n")
+    (tmp_path / "model_zoo" / f"{NAME}.json").write_text('{\n  "licence": "MIT"\n}\n')
+    return tmp_path
+
+
+def test_tables_are_stale_until_they_are_written(script, project, capsys):
+    main = script("make_tables").main
+    before = (project / "README.md").read_text()
+    assert main(["--root", str(project), "--check"]) == 1
+    assert "README.md: out of date" in capsys.readouterr().out
+    assert (project / "README.md").read_text() == before
+    assert main(["--root", str(project)]) == 0
+    assert main(["--root", str(project), "--check"]) == 0
+    assert main(["--root", str(project)]) == 0
+    assert "written" not in capsys.readouterr().out.split("out of date")[-1].split("written")[-1]
+
+
+def test_figures_stand_with_their_domain_machine_and_terms(script, project):
+    script("make_tables").main(["--root", str(project)])
+    text = (project / "README.md").read_text()
+    row = next(line for line in text.splitlines() if NAME in line)
+    assert ".876" in row or ".877" in row
+    assert "77" in row
+    assert re.search(r"Average precision on .*FC26 det_val, 100 photos, 468 faces\), long side 640", text)
+    assert "Some CPU" in text
+    assert text.startswith("# Top\n")
+    assert text.endswith("\n\nend\n")
+    assert "old" not in text
+    assert all(f"{name}" in text for name in list_models())
+
+
+def test_a_card_has_all_figures_of_its_model(script, project):
+    script("make_tables").main(["--root", str(project)])
+    card = (project / "model_zoo" / f"{NAME}.md").read_text()
+    for words in (DOMAIN, "turned by 90 degrees", "under 16", "10,000 small photos", "Some CPU", "| 1 | 1 |"):
+        assert words in card
+    assert card.count("face size in pixels of the stored photo") == 1  # not for the turned photos
+
+
+def test_the_facts_of_the_weights_get_the_main_figure_first(script, project):
+    script("make_tables").main(["--root", str(project)])
+    facts = json.loads((project / "model_zoo" / f"{NAME}.json").read_text())
+    assert facts["licence"] == "MIT"
+    assert next(iter(facts["metric"].items())) == (f"AP@0.5, {DOMAIN}, long side 640", 0.8765)
+    assert len(facts["metric"]) == 2
+
+
+def test_links_lead_to_cards_that_are_there(script, project):
+    script("make_tables").main(["--root", str(project)])
+    for document in (project / "README.md", project / "model_zoo" / "README.md"):
+        for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+            assert (document.parent / link).is_file()
+    assert f"(model_zoo/{NAME}.md)" in (project / "README.md").read_text()
+
+
+def test_a_changed_result_makes_the_tables_stale(script, project):
+    main = script("make_tables").main
+    main(["--root", str(project)])
+    path = project / "benchmarks" / "results" / "detection" / f"{NAME}-det_val-640.json"
+    path.write_text(json.dumps(detection(ap50=0.5)))
+    assert main(["--root", str(project), "--check"]) == 1
+
+
+def test_an_unknown_table_and_a_foreign_result_are_named(script, project):
+    main = script("make_tables").main
+    (project / "README.md").write_text("<!-- begin:modells -->\n<!-- end:modells -->\n")
+    with pytest.raises(ValueError, match=r"README\.md: no table is called 'modells'"):
+        main(["--root", str(project)])
+    (project / "benchmarks" / "results" / "detection" / "x.json").write_text('{"model": "x"}')
+    with pytest.raises(ValueError, match=r"x\.json: not a result of detection, 'data' is missing"):
+        main(["--root", str(project)])
