@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from gluonface.image import save_image
-from gluonface.model_zoo import get_model
+from gluonface.model_zoo import get_model, model_facts
 
 SCRIPT = Path(__file__).parents[2] / "train" / "train_retinaface.py"
+PLAIN = model_facts("retinaface_mobilenet0.25_widerface")  # of a model without weights: ImageNet's mean and std
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,12 @@ def test_weights_of_the_same_model_are_a_start(script, drawn, tmp_path):
     ours, theirs = (n._collect_params_with_prefix() for n in (built, net))
     for name in theirs:
         np.testing.assert_array_equal(ours[name].data().asnumpy(), theirs[name].data().asnumpy())
+
+
+def test_a_model_that_has_weights_is_a_start_with_its_own_preprocessing(script):
+    args = script.parse_args(["--train", "x", "--start", "retinaface_mobilenet0.25_mask"])
+    net, source = script.build_net(args), get_model("retinaface_mobilenet0.25_mask", pretrained=True)
+    assert (net.facts.mean, net.facts.std) == (source.facts.mean, source.facts.std) != (PLAIN.mean, PLAIN.std)
+    name = "network.cls_head.convs.0.weight"
+    ours, theirs = (n._collect_params_with_prefix()[name].data().asnumpy() for n in (net, source))
+    np.testing.assert_array_equal(ours, theirs)

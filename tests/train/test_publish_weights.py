@@ -1,0 +1,54 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from gluonface._compat import mx
+from gluonface.errors import WeightsError
+from gluonface.model_zoo import get_model, model_facts
+
+SCRIPT = Path(__file__).parents[2] / "train" / "publish_weights.py"
+NAME = "retinaface_mobilenet0.25_widerface"
+FACTS = {"mean": [0, 0, 0], "std": [1, 1, 1], "licence": "test", "research_only": False, "terms": "None."}
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("publish_weights", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def a_run(folder):
+    folder.mkdir()
+    net = get_model(NAME)
+    net.initialize(mx.init.Normal(0.1))
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    net.save_parameters(str(folder / "best.params"))
+    return folder
+
+
+def test_published_weights_load_by_name_and_a_better_net_replaces_the_file(script, tmp_path):
+    zoo, facts = tmp_path / "zoo", tmp_path / "facts.json"
+    zoo.mkdir()
+    facts.write_text(json.dumps(FACTS))
+    script.main([NAME, "--run", str(a_run(tmp_path / "one")), "--facts", str(facts), "--zoo", str(zoo)])
+    first = model_facts(NAME, zoo)
+    assert first.file == f"{NAME}-{first.sha256[:8]}.params" and first.licence == "test"
+    get_model(NAME, pretrained=True, root=zoo)
+
+    script.main([NAME, "--run", str(a_run(tmp_path / "two")), "--zoo", str(zoo)])
+    second = model_facts(NAME, zoo)
+    assert second.sha256 != first.sha256 and second.terms == "None."
+    get_model(NAME, pretrained=True, root=zoo)
+    assert sorted(p.name for p in zoo.iterdir()) == sorted([f"{NAME}.json", second.file])
+
+
+def test_weights_of_another_model_are_not_published(script, tmp_path):
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    with pytest.raises(WeightsError, match="do not fit"):
+        script.main(["retinaface_mobilenet0.5_widerface", "--run", str(a_run(tmp_path / "run")), "--zoo", str(zoo)])
+    assert not list(zoo.iterdir())
