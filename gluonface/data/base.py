@@ -136,9 +136,11 @@ def concat_labels(parts: Sequence[FaceLabels]) -> FaceLabels:
         values = [getattr(part, name) for part in parts]
         if all(value is None for value in values):
             continue
-        blanks = (np.full((len(part), *shape), np.nan, dtype) for part in parts)
         merged[name] = np.concatenate(
-            [blank if value is None else value for value, blank in zip(values, blanks, strict=True)]
+            [
+                np.full((len(part), *shape), np.nan, dtype) if value is None else value
+                for part, value in zip(parts, values, strict=True)
+            ]
         )
     for name in _LISTS:
         merged[name] = [entry for part in parts for entry in getattr(part, name)]
