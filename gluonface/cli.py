@@ -399,7 +399,7 @@ def _info(args: argparse.Namespace) -> int:
     rows = []
     for key, value in facts.items():
         if key == "metric":
-            rows += [(label, _figure(figure)) for label, figure in (value or {}).items()]
+            rows += [("measured", f"{_figure(figure)}  {label}") for label, figure in (value or {}).items()]
         elif value not in (None, ""):
             rows.append((key.replace("_", " "), _fact(key, value)))
     print(_table(rows))
