@@ -21,3 +21,16 @@ def facedata() -> Path:
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
     return np.random.default_rng(20240611)
+
+
+@pytest.fixture
+def cells():
+    """A function that makes a MATLAB cell column of a list, as the official WIDER FACE files nest them."""
+
+    def column_of(items):
+        column = np.empty((len(items), 1), object)
+        for i, item in enumerate(items):
+            column[i, 0] = item
+        return column
+
+    return column_of

@@ -268,7 +268,6 @@ def _blocks_by_path(block, path: str = "") -> dict:
     """All descendants of a block by their structural path, in forward order of definition."""
     found = {}
     for name, child in block._children.items():
-        child = child() if callable(child) and not isinstance(child, mx.gluon.Block) else child
         child_path = f"{path}.{name}" if path else name
         found[child_path] = child
         found.update(_blocks_by_path(child, child_path))

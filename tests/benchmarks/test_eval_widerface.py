@@ -27,15 +27,9 @@ def test_the_published_detections_as_text_files_give_the_published_figures(scrip
 
 
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(tmp_path, cells):
     """Three photos in two events with their official lists."""
     scipy_io = pytest.importorskip("scipy.io")
-
-    def cells(items):
-        column = np.empty((len(items), 1), object)
-        for i, item in enumerate(items):
-            column[i, 0] = item
-        return column
 
     boxes = {
         "0--Parade/a": [[10, 10, 20, 30]],

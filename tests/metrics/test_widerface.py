@@ -224,14 +224,8 @@ def test_a_folder_without_the_mat_files_is_named(tmp_path):
         read_widerface_ground_truth(tmp_path)
 
 
-def test_the_mat_files_are_read_as_the_official_tool_writes_them(tmp_path):
+def test_the_mat_files_are_read_as_the_official_tool_writes_them(tmp_path, cells):
     scipy_io = pytest.importorskip("scipy.io")
-
-    def cells(items):
-        column = np.empty((len(items), 1), object)
-        for i, item in enumerate(items):
-            column[i, 0] = item
-        return column
 
     lists = {
         "event_list": cells(["0--Parade", "1--Shop"]),

@@ -1,13 +1,9 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from gluonface.data.facejsonl import FaceJsonLines
 from gluonface.image import save_image
 
-SCRIPT = Path(__file__).parents[2] / "train" / "prepare_widerface.py"
 LISTS = {
     "train": "0--Parade/a.jpg\n2\n10 20 30 40 2 1 0 0 1 0 \n50 60 8 9 0 0 1 1 0 1 \n"
     "0--Parade/none.jpg\n0\n0 0 0 0 0 0 0 0 0 0 \n",
@@ -17,11 +13,8 @@ LABELS = "# 0--Parade/a.jpg\n10 20 30 40 15 30 0 32 31 0 24 40 0 18 50 0 30 51 0
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("prepare_widerface", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("prepare_widerface")
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -8,17 +6,13 @@ from gluonface._compat import mx
 from gluonface.errors import WeightsError
 from gluonface.model_zoo import get_model, model_facts
 
-SCRIPT = Path(__file__).parents[2] / "train" / "publish_weights.py"
 NAME = "retinaface_mobilenet0.25_widerface"
 FACTS = {"mean": [0, 0, 0], "std": [1, 1, 1], "licence": "test", "research_only": False, "terms": "None."}
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("publish_weights", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("publish_weights")
 
 
 def a_run(folder):

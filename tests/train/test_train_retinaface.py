@@ -1,6 +1,4 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,16 +7,12 @@ import pytest
 from gluonface.image import save_image
 from gluonface.model_zoo import get_model, model_facts
 
-SCRIPT = Path(__file__).parents[2] / "train" / "train_retinaface.py"
 PLAIN = model_facts("retinaface_mobilenet0.25_widerface")  # of a model without weights: ImageNet's mean and std
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_retinaface", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("train_retinaface")
 
 
 @pytest.fixture(scope="module")
