@@ -15,7 +15,7 @@ __all__ = ["SCHEMES", "Face", "Faces", "Scheme"]
 
 @dataclass(frozen=True)
 class Scheme:
-    """Facts about one set of K facial landmarks.
+    """Facts about one set of K facial landmarks. Left and right are the viewer's.
 
     Parameters
     ----------
@@ -26,9 +26,16 @@ class Scheme:
     names : tuple of str
         What each point is.
     groups : mapping of str to tuple of int
-        The points that belong together (one eye, the mouth, ...).
+        The points of a part of the face: jaw, brows, eyes, nose, mouth, as far as the scheme has them.
     flip_pairs : tuple of (int, int)
         Points that exchange places when the image is mirrored.
+    five : tuple of five tuples of int
+        The five points of `Faces.landmarks5`, each the mean of these.
+    contours : tuple of tuple of int
+        Points that follow one another along a line of the face; closed where the first one returns at the end.
+    eye_corners : (int, int)
+        Outer corners of left and right eye: the distance that "interocular" errors are divided by. The eyes' centres
+        where the scheme has no corners.
     """
 
     name: str
@@ -36,6 +43,9 @@ class Scheme:
     names: tuple[str, ...]
     groups: Mapping[str, tuple[int, ...]]
     flip_pairs: tuple[tuple[int, int], ...]
+    five: tuple[tuple[int, ...], ...]
+    contours: tuple[tuple[int, ...], ...]
+    eye_corners: tuple[int, int]
 
     @property
     def flip_index(self) -> np.ndarray:
@@ -45,15 +55,197 @@ class Scheme:
             index[a], index[b] = b, a
         return index
 
+    def five_points(self, landmarks: np.ndarray) -> np.ndarray:
+        """Points (..., K, 2) to the five (..., 5, 2): left eye, right eye, nose, left and right mouth corner.
+
+        Raises
+        ------
+        InputError
+            Not an array of K points.
+        """
+        landmarks = np.asarray(landmarks)
+        if landmarks.ndim < 2 or landmarks.shape[-2:] != (self.num_points, 2):
+            raise InputError(f"expected points of shape (..., {self.num_points}, 2), got {landmarks.shape}")
+        return np.stack([landmarks[..., list(part), :].mean(axis=-2) for part in self.five], axis=-2)
+
+
+def _run(first: int, last: int) -> tuple[int, ...]:
+    return tuple(range(first, last + 1))
+
+
+def _closed(first: int, last: int) -> tuple[int, ...]:
+    return (*_run(first, last), first)
+
+
+def _numbered(*parts: tuple[str, int]) -> tuple[str, ...]:
+    """("jaw", 3) to "jaw 1", "jaw 2", "jaw 3"; a part of one point keeps its name."""
+    return tuple(f"{name} {i}" if count > 1 else name for name, count in parts for i in range(1, count + 1))
+
+
+def _mirrored(*runs: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Pairs of runs (first, last) of points that read the same from either end, such as a jaw from ear to ear."""
+    return tuple((first + i, last - i) for first, last in runs for i in range((last - first + 1) // 2))
+
+
+# Brows and mouths of the 98 and 106 points are numbered alike, at an offset of 8 for the mouth.
+_BROWS_9 = ((33, 46), (34, 45), (35, 44), (36, 43), (37, 42), (38, 50), (39, 49), (40, 48), (41, 47))
+_MOUTH_20 = ((0, 6), (1, 5), (2, 4), (11, 7), (10, 8), (12, 16), (13, 15), (19, 17))
 
 SCHEMES: dict[str, Scheme] = {
-    "5": Scheme(
-        name="5",
-        num_points=5,
-        names=("left eye", "right eye", "nose", "left mouth corner", "right mouth corner"),
-        groups={"eyes": (0, 1), "nose": (2,), "mouth": (3, 4)},
-        flip_pairs=((0, 1), (3, 4)),
-    ),
+    scheme.name: scheme
+    for scheme in (
+        Scheme(
+            name="5",
+            num_points=5,
+            names=("left eye", "right eye", "nose", "left mouth corner", "right mouth corner"),
+            groups={"eyes": (0, 1), "nose": (2,), "mouth": (3, 4)},
+            flip_pairs=((0, 1), (3, 4)),
+            five=((0,), (1,), (2,), (3,), (4,)),
+            contours=(),
+            eye_corners=(0, 1),
+        ),
+        # AFLW without the ears, as landmark papers use it.
+        Scheme(
+            name="19",
+            num_points=19,
+            names=(
+                *("left brow outer end", "left brow centre", "left brow inner end"),
+                *("right brow inner end", "right brow centre", "right brow outer end"),
+                *("left eye outer corner", "left eye centre", "left eye inner corner"),
+                *("right eye inner corner", "right eye centre", "right eye outer corner"),
+                *("nose left", "nose tip", "nose right"),
+                *("left mouth corner", "mouth centre", "right mouth corner", "chin"),
+            ),
+            groups={
+                "jaw": (18,),
+                "brows": _run(0, 5),
+                "eyes": _run(6, 11),
+                "nose": _run(12, 14),
+                "mouth": _run(15, 17),
+            },
+            flip_pairs=_mirrored((0, 5), (6, 11), (12, 14), (15, 17)),
+            five=((6, 7, 8), (9, 10, 11), (13,), (15,), (17,)),
+            contours=(_run(0, 2), _run(3, 5), _run(6, 8), _run(9, 11), _run(12, 14), _run(15, 17)),
+            eye_corners=(6, 11),
+        ),
+        # COFW (Burgos-Artizzu et al., ICCV 2013).
+        Scheme(
+            name="29",
+            num_points=29,
+            names=(
+                *("left brow outer end", "right brow outer end", "left brow inner end", "right brow inner end"),
+                *("left brow top", "left brow bottom", "right brow top", "right brow bottom"),
+                *("left eye outer corner", "right eye outer corner", "left eye inner corner", "right eye inner corner"),
+                *("left upper lid", "left lower lid", "right upper lid", "right lower lid"),
+                *("left pupil", "right pupil", "nose left", "nose right", "nose tip", "nose base"),
+                *("left mouth corner", "right mouth corner", "upper lip top", "upper lip bottom"),
+                *("lower lip top", "lower lip bottom", "chin"),
+            ),
+            groups={
+                "jaw": (28,),
+                "brows": _run(0, 7),
+                "eyes": _run(8, 17),
+                "nose": _run(18, 21),
+                "mouth": _run(22, 27),
+            },
+            flip_pairs=(
+                *((0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11)),
+                *((12, 14), (13, 15), (16, 17), (18, 19), (22, 23)),
+            ),
+            five=((8, 10, 12, 13), (9, 11, 14, 15), (20,), (22,), (23,)),
+            contours=(
+                *((0, 4, 2, 5, 0), (1, 6, 3, 7, 1), (8, 12, 10, 13, 8), (9, 14, 11, 15, 9)),
+                *((18, 21, 19), (22, 24, 23, 27, 22), (22, 25, 23, 26, 22)),
+            ),
+            eye_corners=(8, 9),
+        ),
+        # 300-W, Multi-PIE order.
+        Scheme(
+            name="68",
+            num_points=68,
+            names=_numbered(
+                *(("jaw", 17), ("left brow", 5), ("right brow", 5), ("nose bridge", 4), ("nose base", 5)),
+                *(("left eye", 6), ("right eye", 6), ("outer lips", 12), ("inner lips", 8)),
+            ),
+            groups={
+                "jaw": _run(0, 16),
+                "brows": _run(17, 26),
+                "eyes": _run(36, 47),
+                "nose": _run(27, 35),
+                "mouth": _run(48, 67),
+            },
+            flip_pairs=(
+                *_mirrored((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67)),
+                *((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),
+            ),
+            five=(_run(36, 41), _run(42, 47), (30,), (48,), (54,)),
+            contours=(
+                *(_run(0, 16), _run(17, 21), _run(22, 26), _run(27, 30), _run(31, 35)),
+                *(_closed(36, 41), _closed(42, 47), _closed(48, 59), _closed(60, 67)),
+            ),
+            eye_corners=(36, 45),
+        ),
+        # WFLW (Wu et al., CVPR 2018).
+        Scheme(
+            name="98",
+            num_points=98,
+            names=_numbered(
+                *(("jaw", 33), ("left brow", 9), ("right brow", 9), ("nose bridge", 4), ("nose base", 5)),
+                *(("left eye", 8), ("right eye", 8), ("outer lips", 12), ("inner lips", 8)),
+                *(("left pupil", 1), ("right pupil", 1)),
+            ),
+            groups={
+                "jaw": _run(0, 32),
+                "brows": _run(33, 50),
+                "eyes": (*_run(60, 75), 96, 97),
+                "nose": _run(51, 59),
+                "mouth": _run(76, 95),
+            },
+            flip_pairs=(
+                *_mirrored((0, 32), (55, 59)),
+                *_BROWS_9,
+                *((60, 72), (61, 71), (62, 70), (63, 69), (64, 68), (65, 75), (66, 74), (67, 73)),
+                *((76 + a, 76 + b) for a, b in _MOUTH_20),
+                (96, 97),
+            ),
+            five=(_run(60, 67), _run(68, 75), (54,), (76,), (82,)),
+            contours=(
+                *(_run(0, 32), _closed(33, 41), _closed(42, 50), _run(51, 54), _run(55, 59)),
+                *(_closed(60, 67), _closed(68, 75), _closed(76, 87), _closed(88, 95)),
+            ),
+            eye_corners=(60, 72),
+        ),
+        # JD-landmark (Liu et al., 2019), also LaPa.
+        Scheme(
+            name="106",
+            num_points=106,
+            names=_numbered(
+                *(("jaw", 33), ("left brow", 9), ("right brow", 9), ("nose bridge", 4), ("nose wings", 11)),
+                *(("left eye", 8), ("left eye centre", 1), ("right eye", 8), ("right eye centre", 1)),
+                *(("outer lips", 12), ("inner lips", 8), ("left pupil", 1), ("right pupil", 1)),
+            ),
+            groups={
+                "jaw": _run(0, 32),
+                "brows": _run(33, 50),
+                "eyes": (*_run(66, 83), 104, 105),
+                "nose": _run(51, 65),
+                "mouth": _run(84, 103),
+            },
+            flip_pairs=(
+                *_mirrored((0, 32), (55, 65)),
+                *_BROWS_9,
+                *((66, 79), (67, 78), (68, 77), (69, 76), (70, 75), (71, 82), (72, 81), (73, 80), (74, 83)),
+                *((84 + a, 84 + b) for a, b in _MOUTH_20),
+                (104, 105),
+            ),
+            five=(_run(66, 73), _run(75, 82), (54,), (84,), (90,)),
+            contours=(
+                *(_run(0, 32), _closed(33, 41), _closed(42, 50), _run(51, 54), _run(55, 65)),
+                *(_closed(66, 73), _closed(75, 82), _closed(84, 95), _closed(96, 103)),
+            ),
+            eye_corners=(66, 79),
+        ),
+    )
 }
 
 
@@ -189,6 +381,24 @@ class Faces:
         if len(self):
             text += f", scores {self.scores.max():.3f}..{self.scores.min():.3f}"
         return text + "".join(f", {part}" for part in parts) + ")"
+
+    @property
+    def alignment_points(self) -> np.ndarray:
+        """(n, 5, 2) float32: the five points a face is aligned by, those of the dense landmarks where there are some.
+
+        Dense points are measured in an aligned crop and lie better than the detector's five (sub-pixel heatmap
+        landmarks, Table 7).
+
+        Raises
+        ------
+        InputError
+            These faces have neither.
+        """
+        if self.landmarks is not None and self.scheme in SCHEMES:
+            return SCHEMES[self.scheme].five_points(self.landmarks)
+        if self.landmarks5 is None:
+            raise InputError("these faces have neither landmarks5 nor dense landmarks to align by")
+        return self.landmarks5
 
     def with_(self, **fields) -> Faces:
         """A copy with some fields replaced, checked again (as `dataclasses.replace`)."""

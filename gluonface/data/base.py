@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..faces import SCHEMES
 
 __all__ = ["FaceLabels", "FaceSample", "concat_labels"]
 
@@ -21,7 +22,6 @@ _ARRAYS: dict[str, tuple[tuple[int, ...], type]] = {
     "boxes": ((4,), np.float32),
     "ignore": ((), np.bool_),
     "landmarks5": ((5, 2), np.float32),
-    "landmarks68": ((68, 2), np.float32),
     "pose": ((3,), np.float32),
     "mesh_row": ((), np.int64),
     "landmarks5_human": ((), np.bool_),
@@ -49,8 +49,10 @@ class FaceLabels:
         Yaw, pitch, roll in degrees, convention of 300W-LP and AFLW2000 (``R = Rx(pitch) Ry(yaw) Rz(roll)``): positive
         yaw turns the nose to the viewer's left, positive pitch looks up, positive roll tilts clockwise. NaN where
         unknown.
-    landmarks68 : (M, 68, 2) float32, optional
-        300-W order, NaN for a face without; None when no face has them.
+    landmarks : (M, K, 2) float32, optional
+        Dense landmarks of `scheme`, NaN for a face without; None when no face has them.
+    scheme : str, optional
+        Which landmarks: a key of `gluonface.faces.SCHEMES`; goes with `landmarks`.
     mesh_row : (M,) int64
         Row of the dataset's mesh array, -1 where there is none.
     landmarks5_human : (M,) bool
@@ -70,7 +72,8 @@ class FaceLabels:
     ignore: np.ndarray | None = None
     landmarks5: np.ndarray | None = None
     pose: np.ndarray | None = None
-    landmarks68: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
+    scheme: str | None = None
     mesh_row: np.ndarray | None = None
     landmarks5_human: np.ndarray | None = None
     attributes: list[dict[str, Any]] | None = None
@@ -81,8 +84,6 @@ class FaceLabels:
         for name, (shape, dtype) in _ARRAYS.items():
             value = getattr(self, name)
             if value is None:
-                if name == "landmarks68":
-                    continue
                 value = np.full((count, *shape), _UNKNOWN[name], dtype)
             else:
                 value = np.asarray(value, dtype)
@@ -93,12 +94,28 @@ class FaceLabels:
                         )
                     value = value.reshape(count, *shape)
             object.__setattr__(self, name, value)
+        self._check_landmarks(count)
         for name, empty in (("attributes", dict), ("box_from", str)):
             value = getattr(self, name)
             value = [empty() for _ in range(count)] if value is None else list(value)
             if len(value) != count:
                 raise InputError(f"{name} must have one entry for each of the {count} faces, got {len(value)}")
             object.__setattr__(self, name, value)
+
+    def _check_landmarks(self, count: int) -> None:
+        if (self.landmarks is None) != (self.scheme is None):
+            raise InputError("landmarks and scheme go together, got only one of them")
+        if self.landmarks is None:
+            return
+        if self.scheme not in SCHEMES:
+            raise InputError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}")
+        landmarks = np.asarray(self.landmarks, np.float32)
+        shape = (count, SCHEMES[self.scheme].num_points, 2)
+        if landmarks.shape != shape:
+            if count or landmarks.size:
+                raise InputError(f"landmarks of {count} faces must have the shape {shape}, got {landmarks.shape}")
+            landmarks = landmarks.reshape(shape)
+        object.__setattr__(self, "landmarks", landmarks)
 
     @classmethod
     def empty(cls) -> FaceLabels:
@@ -113,7 +130,9 @@ class FaceLabels:
         rows = np.arange(len(self))[index]
         if rows.ndim != 1:
             raise InputError("FaceLabels takes a slice, a mask or a sequence of indices; for one face use labels[[i]]")
-        picked = {name: getattr(self, name)[rows] for name in _ARRAYS if getattr(self, name) is not None}
+        picked = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        if self.landmarks is not None:
+            picked.update(landmarks=self.landmarks[rows], scheme=self.scheme)
         return FaceLabels(**picked, **{name: [getattr(self, name)[row] for row in rows] for name in _LISTS})
 
     def with_(self, **changes: Any) -> FaceLabels:
@@ -128,19 +147,26 @@ class FaceLabels:
 
 
 def concat_labels(parts: Sequence[FaceLabels]) -> FaceLabels:
-    """The faces of several labels, one after another, in one frame of coordinates."""
+    """The faces of several labels, one after another, in one frame of coordinates.
+
+    Raises
+    ------
+    InputError
+        They hold landmarks of different schemes.
+    """
     if not parts:
         return FaceLabels.empty()
     merged: dict[str, Any] = {}
-    for name, (shape, dtype) in _ARRAYS.items():
-        values = [getattr(part, name) for part in parts]
-        if all(value is None for value in values):
-            continue
-        merged[name] = np.concatenate(
-            [
-                np.full((len(part), *shape), np.nan, dtype) if value is None else value
-                for part, value in zip(parts, values, strict=True)
-            ]
+    for name in _ARRAYS:
+        merged[name] = np.concatenate([getattr(part, name) for part in parts])
+    schemes = {part.scheme for part in parts} - {None}
+    if len(schemes) > 1:
+        raise InputError(f"labels with landmarks of one scheme can be joined, got {', '.join(sorted(schemes))}")
+    if schemes:
+        merged["scheme"] = schemes.pop()
+        shape = (SCHEMES[merged["scheme"]].num_points, 2)
+        merged["landmarks"] = np.concatenate(
+            [np.full((len(p), *shape), np.nan, np.float32) if p.landmarks is None else p.landmarks for p in parts]
         )
     for name in _LISTS:
         merged[name] = [entry for part in parts for entry in getattr(part, name)]

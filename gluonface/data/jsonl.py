@@ -3,7 +3,8 @@
     {"image": "helen/xxx.jpg", "width": W, "height": H, "source": "helen", "faces": [
       {"box": [x1, y1, x2, y2], "box_from": "human|landmarks|teacher", "ignore": false,
        "landmarks5": [[x, y] x 5] or null, "landmarks5_from": "human|teacher" or null,
-       "landmarks68": [[x, y] x 68] or null, "pose": {"yaw": .., "pitch": .., "roll": ..} or null,
+       "landmarks68": [[x, y] x 68] or null,  (or landmarks19, 29, 98, 106: one scheme a line)
+       "pose": {"yaw": .., "pitch": .., "roll": ..} or null,
        "mesh468": row or null, "attributes": {...}}]}
 
 `image` is relative to the images folder. Coordinates are continuous pixels; the centre of the first one is (0.5, 0.5).
@@ -21,10 +22,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..faces import SCHEMES
 from ..files import write_atomically
 from .base import FaceLabels, FaceSample
 
 __all__ = ["parse_faces", "read_jsonl", "sample_to_dict", "write_jsonl", "write_text_atomically"]
+
+
+# Scheme of dense landmarks -> number of points.
+_DENSE = {name: scheme.num_points for name, scheme in SCHEMES.items() if name != "5"}
 
 
 class _BadFieldError(Exception):
@@ -109,7 +115,7 @@ def _parse_faces(faces: Any) -> FaceLabels:
     count = len(faces)
     boxes = np.zeros((count, 4), np.float32)
     landmarks5 = np.full((count, 5, 2), np.nan, np.float32)
-    landmarks68 = None
+    landmarks, scheme = None, None
     pose = np.full((count, 3), np.nan, np.float32)
     ignore = np.zeros(count, np.bool_)
     human = np.zeros(count, np.bool_)
@@ -123,10 +129,13 @@ def _parse_faces(faces: Any) -> FaceLabels:
         if face.get("landmarks5") is not None:
             landmarks5[i] = _numbers(face["landmarks5"], (5, 2), "landmarks5", i)
             human[i] = _typed(face, "landmarks5_from", str, "", i) == "human"
-        if face.get("landmarks68") is not None:
-            if landmarks68 is None:
-                landmarks68 = np.full((count, 68, 2), np.nan, np.float32)
-            landmarks68[i] = _numbers(face["landmarks68"], (68, 2), "landmarks68", i)
+        for name in (n for n in _DENSE if face.get(f"landmarks{n}") is not None):
+            if scheme not in (None, name):
+                raise _BadFieldError(f"face {i}: landmarks{name} beside landmarks{scheme}; one scheme a line is read")
+            shape = (_DENSE[name], 2)
+            if landmarks is None:
+                landmarks, scheme = np.full((count, *shape), np.nan, np.float32), name
+            landmarks[i] = _numbers(face[f"landmarks{name}"], shape, f"landmarks{name}", i)
         pose[i] = _pose(face, i)
         mesh_row[i] = _typed(face, "mesh468", int, -1, i)
         attributes.append(_typed(face, "attributes", dict, {}, i))
@@ -136,7 +145,8 @@ def _parse_faces(faces: Any) -> FaceLabels:
         ignore=ignore,
         landmarks5=landmarks5,
         pose=pose,
-        landmarks68=landmarks68,
+        landmarks=landmarks,
+        scheme=scheme,
         mesh_row=mesh_row,
         landmarks5_human=human,
         attributes=attributes,
@@ -239,7 +249,10 @@ def sample_to_dict(sample: FaceSample) -> dict[str, Any]:
     faces = []
     for i in range(len(labels)):
         known5 = np.isfinite(labels.landmarks5[i]).any()
-        known68 = labels.landmarks68 is not None and np.isfinite(labels.landmarks68[i]).any()
+        dense = {}
+        if labels.landmarks is not None:
+            known = np.isfinite(labels.landmarks[i]).any()
+            dense[f"landmarks{labels.scheme}"] = _rounded(labels.landmarks[i]) if known else None
         pose = dict(zip(("yaw", "pitch", "roll"), _rounded(labels.pose[i]), strict=True))
         faces.append(
             {
@@ -248,7 +261,7 @@ def sample_to_dict(sample: FaceSample) -> dict[str, Any]:
                 "ignore": bool(labels.ignore[i]),
                 "landmarks5": _rounded(labels.landmarks5[i]) if known5 else None,
                 "landmarks5_from": ("human" if labels.landmarks5_human[i] else "teacher") if known5 else None,
-                "landmarks68": _rounded(labels.landmarks68[i]) if known68 else None,
+                **dense,
                 "pose": pose if np.isfinite(labels.pose[i]).all() else None,
                 "mesh468": int(labels.mesh_row[i]) if labels.mesh_row[i] >= 0 else None,
                 "attributes": labels.attributes[i],

@@ -19,7 +19,7 @@ def test_what_is_left_out_is_unknown():
     assert np.isnan(labels.landmarks5).all() and labels.landmarks5.shape == (2, 5, 2)
     assert np.isnan(labels.pose).all() and labels.pose.shape == (2, 3)
     assert labels.mesh_row.tolist() == [-1, -1] and not labels.landmarks5_human.any()
-    assert labels.landmarks68 is None
+    assert labels.landmarks is None
 
 
 def test_empty_labels_have_arrays_of_no_rows():
@@ -46,11 +46,11 @@ def test_one_index_is_refused_rather_than_guessed():
         two_faces()[0]
 
 
-def test_concatenation_fills_missing_68_points_with_nan():
-    with_68 = FaceLabels(boxes=np.zeros((1, 4)), landmarks68=np.ones((1, 68, 2)))
+def test_concatenation_fills_missing_landmarks_with_nan():
+    with_68 = FaceLabels(boxes=np.zeros((1, 4)), landmarks=np.ones((1, 68, 2)), scheme="68")
     merged = concat_labels([two_faces(), with_68])
     assert len(merged) == 3
-    assert np.isnan(merged.landmarks68[:2]).all() and (merged.landmarks68[2] == 1).all()
+    assert np.isnan(merged.landmarks[:2]).all() and (merged.landmarks[2] == 1).all()
     assert merged.box_from == ["human", "teacher", ""]
     assert len(concat_labels([])) == 0
 

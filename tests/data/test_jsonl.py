@@ -45,10 +45,10 @@ def test_null_fields_are_unknown_and_regions_to_ignore_stay_so(tmp_path):
     assert labels.landmarks5[0, 1].tolist() == [8, 4.5] and np.isnan(labels.landmarks5[0, 2]).all()
     assert labels.landmarks5_human.tolist() == [True, False]
     assert labels.pose[0].tolist() == [10.5, -3, 7]  # yaw, pitch, roll
-    assert labels.landmarks68[0, 67].tolist() == [67, 67.5]
+    assert labels.landmarks[0, 67].tolist() == [67, 67.5]
     assert labels.mesh_row.tolist() == [17, -1]
     assert labels.attributes == [{"mask": "with"}, {}] and labels.box_from == ["human", ""]
-    for known in (labels.landmarks5[1], labels.landmarks68[1], labels.pose[1]):
+    for known in (labels.landmarks5[1], labels.landmarks[1], labels.pose[1]):
         assert np.isnan(known).all()
 
 
@@ -60,7 +60,8 @@ def test_what_is_written_is_read_back(tmp_path, rng):
         ignore=np.array([False, True]),
         landmarks5=points,
         landmarks5_human=np.array([False, True]),
-        landmarks68=np.stack([np.full((68, 2), np.nan), rng.uniform(0, 30, (68, 2)).round(2)]),
+        landmarks=np.stack([np.full((68, 2), np.nan), rng.uniform(0, 30, (68, 2)).round(2)]),
+        scheme="68",
         pose=np.array([[1.25, -2, 3], [np.nan] * 3]),
         mesh_row=np.array([-1, 4]),
         attributes=[{"blur": 2}, {}],
@@ -77,10 +78,10 @@ def test_what_is_written_is_read_back(tmp_path, rng):
         sample.source,
         sample.name,
     )
-    for field in ("boxes", "ignore", "landmarks5", "landmarks5_human", "landmarks68", "pose", "mesh_row"):
+    for field in ("boxes", "ignore", "landmarks5", "landmarks5_human", "landmarks", "pose", "mesh_row"):
         np.testing.assert_allclose(getattr(back.faces, field), getattr(labels, field), atol=1e-5, err_msg=field)
     assert back.faces.attributes == labels.attributes and back.faces.box_from == labels.box_from
-    assert len(none.faces) == 0 and none.faces.landmarks68 is None
+    assert len(none.faces) == 0 and none.faces.landmarks is None
 
 
 @pytest.mark.parametrize(

@@ -19,20 +19,6 @@ from ._pose import move_pose
 __all__ = ["Affine", "keep_visible"]
 
 
-def _flip_index_68() -> np.ndarray:
-    """Where each of the 68 points (300-W order) comes from in a mirrored face."""
-    index = np.arange(68)
-    # Runs that read the same from either end: jaw, brows, nose base, the lips' four lines.
-    for first, last in ((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67)):
-        index[first : last + 1] = np.arange(last, first - 1, -1)
-    # Upper lids of both eyes, then lower lids.
-    index[36:40], index[42:46] = np.arange(45, 41, -1), np.arange(39, 35, -1)
-    index[[40, 41, 46, 47]] = [47, 46, 41, 40]
-    return index
-
-
-_FLIP_5 = SCHEMES["5"].flip_index
-_FLIP_68 = _flip_index_68()
 # Upper half of an ellipse, from its left end over the top to its right end: the outline of a forehead.
 _ARC = np.stack([-np.cos(np.linspace(0, np.pi, 9)), -np.sin(np.linspace(0, np.pi, 9))], axis=-1)
 
@@ -117,22 +103,24 @@ class Affine:
         """Boxes, points and pose under the map; nothing is clipped or dropped (see `keep_visible`).
 
         A box that turns becomes the upright rectangle round the ellipse inscribed in it: heads are oval, and the
-        rectangle round the turned corners would be up to twice as large as the face. A face with 68 points gets the
-        rectangle round its turned outline (points and forehead). Both are exact for quarter turns.
+        rectangle round the turned corners would be up to twice as large as the face. A face with a dense
+        jaw gets the rectangle round its turned outline (points and forehead). Both are exact for quarter turns.
         """
         boxes = self._boxes(labels.boxes)
         landmarks5 = self.points(labels.landmarks5)
-        landmarks68 = labels.landmarks68
-        if landmarks68 is not None:
-            with_68 = np.isfinite(landmarks68).all(axis=(1, 2)) & ~labels.ignore
-            if with_68.any() and not self._upright():
-                boxes[with_68] = self._outline_boxes(labels.boxes[with_68], landmarks68[with_68])
-            landmarks68 = self.points(landmarks68)
+        landmarks = labels.landmarks
+        if landmarks is not None:
+            jaw = SCHEMES[labels.scheme].groups["jaw"] if labels.scheme != "5" else ()
+            outlined = np.isfinite(landmarks).all(axis=(1, 2)) & ~labels.ignore
+            if len(jaw) > 1 and outlined.any() and not self._upright():
+                ends = jaw[0], jaw[-1]
+                boxes[outlined] = self._outline_boxes(labels.boxes[outlined], landmarks[outlined], ends)
+            landmarks = self.points(landmarks)
         if self.mirrored:
-            landmarks5 = landmarks5[:, _FLIP_5]
-            landmarks68 = landmarks68 if landmarks68 is None else landmarks68[:, _FLIP_68]
+            landmarks5 = landmarks5[:, SCHEMES["5"].flip_index]
+            landmarks = landmarks if landmarks is None else landmarks[:, SCHEMES[labels.scheme].flip_index]
         return labels.with_(
-            boxes=boxes, landmarks5=landmarks5, landmarks68=landmarks68, pose=move_pose(labels.pose, self.linear)
+            boxes=boxes, landmarks5=landmarks5, landmarks=landmarks, pose=move_pose(labels.pose, self.linear)
         )
 
     def _upright(self) -> bool:
@@ -148,13 +136,13 @@ class Affine:
         half = np.sqrt(half**2 @ (self.linear**2).T)
         return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
-    def _outline_boxes(self, boxes: np.ndarray, landmarks68: np.ndarray) -> np.ndarray:
+    def _outline_boxes(self, boxes: np.ndarray, landmarks: np.ndarray, jaw_ends: tuple[int, int]) -> np.ndarray:
         """Upright rectangles (M, 4) round turned faces."""
-        points = landmarks68.astype(np.float64)
+        points = landmarks.astype(np.float64)
         low = boxes[:, None, :2].astype(np.float64)
         size = np.maximum(boxes[:, None, 2:] - boxes[:, None, :2], 1e-3)
         # A forehead over the jaw's two ends, up to the upper edge of the box.
-        ends = points[:, [0, 16]]
+        ends = points[:, list(jaw_ends)]
         middle = ends.mean(axis=1, keepdims=True)
         radius = np.stack([np.ptp(ends[:, :, 0], axis=1) / 2, np.maximum(middle[:, 0, 1] - low[:, 0, 1], 0)], axis=-1)
         outline = np.concatenate([points, middle + _ARC * radius[:, None]], axis=1)

@@ -444,7 +444,7 @@ def mosaic(tiles: Sequence[tuple[np.ndarray, FaceLabels]], rows: int, columns: i
             labels.with_(
                 boxes=labels.boxes + np.tile(shift, 2),
                 landmarks5=labels.landmarks5 + shift,
-                landmarks68=None if labels.landmarks68 is None else labels.landmarks68 + shift,
+                landmarks=None if labels.landmarks is None else labels.landmarks + shift,
             )
         )
     return canvas, concat_labels(parts)

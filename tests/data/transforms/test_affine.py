@@ -43,7 +43,9 @@ def test_quarter_turns_of_boxes_are_exact_with_and_without_68_points(degrees):
     corners = turn(degrees).points(np.array([[50, 20], [110, 150]]))
     expected = [*corners.min(axis=0), *corners.max(axis=0)]
     for landmarks68 in (None, face68(box[0])[None]):
-        moved = turn(degrees).labels(FaceLabels(boxes=box, landmarks68=landmarks68))
+        moved = turn(degrees).labels(
+            FaceLabels(boxes=box, landmarks=landmarks68, scheme=landmarks68 if landmarks68 is None else "68")
+        )
         np.testing.assert_allclose(moved.boxes[0], expected, atol=1e-3)
 
 
@@ -60,9 +62,17 @@ def test_the_box_of_a_turned_face_holds_its_head_and_no_corner(degrees):
 def test_the_box_of_a_turned_face_with_68_points_is_near_that_of_its_head():
     box = np.array([[60, 40, 140, 160]], np.float32)
     landmarks68 = face68(box[0])[None]
-    small_turn = turn(0.01).labels(FaceLabels(boxes=box, landmarks68=landmarks68)).boxes
+    small_turn = (
+        turn(0.01)
+        .labels(FaceLabels(boxes=box, landmarks=landmarks68, scheme=landmarks68 if landmarks68 is None else "68"))
+        .boxes
+    )
     np.testing.assert_allclose(small_turn, box, atol=0.05)
-    with_points = turn(40).labels(FaceLabels(boxes=box, landmarks68=landmarks68)).boxes[0]
+    with_points = (
+        turn(40)
+        .labels(FaceLabels(boxes=box, landmarks=landmarks68, scheme=landmarks68 if landmarks68 is None else "68"))
+        .boxes[0]
+    )
     without = turn(40).labels(FaceLabels(boxes=box)).boxes[0]
     np.testing.assert_allclose(with_points, without, atol=8)
     assert not np.allclose(with_points, without, atol=0.1)
@@ -72,18 +82,20 @@ def test_a_mirror_exchanges_left_and_right_of_5_and_68_points():
     points5 = np.arange(10).reshape(1, 5, 2)
     points68 = face68((20, 20, 80, 90))[None]
     mirror = Affine(np.array([[-1, 0, 200], [0, 1, 0]]), (200, 200))
-    moved = mirror.labels(FaceLabels(boxes=[[20, 20, 80, 90]], landmarks5=points5, landmarks68=points68))
+    moved = mirror.labels(FaceLabels(boxes=[[20, 20, 80, 90]], landmarks5=points5, landmarks=points68, scheme="68"))
     assert moved.landmarks5[0, :, 0].tolist() == [198, 200, 196, 192, 194]
     # On a face drawn symmetrically every run of points still goes from the viewer's left to the right.
-    assert (np.diff(moved.landmarks68[0, :17, 0]) > 0).all()
+    assert (np.diff(moved.landmarks[0, :17, 0]) > 0).all()
     back = mirror.labels(moved)
-    np.testing.assert_allclose(back.landmarks68, points68, atol=1e-3)
+    np.testing.assert_allclose(back.landmarks, points68, atol=1e-3)
 
 
 def test_the_68_points_exchange_as_the_300w_scheme_says():
     mirror = Affine(np.array([[-1, 0, 100], [0, 1, 0]]), (100, 100))
     marked = np.stack([np.arange(68), np.arange(68)], axis=-1)[None].astype(float)
-    came_from = mirror.labels(FaceLabels(boxes=[[0, 0, 9, 9]], landmarks68=marked)).landmarks68[0, :, 1].astype(int)
+    came_from = (
+        mirror.labels(FaceLabels(boxes=[[0, 0, 9, 9]], landmarks=marked, scheme="68")).landmarks[0, :, 1].astype(int)
+    )
     pairs = {0: 16, 7: 9, 8: 8, 17: 26, 21: 22, 27: 27, 30: 30, 31: 35, 32: 34, 36: 45, 37: 44, 38: 43, 39: 42, 40: 47}
     pairs |= {41: 46, 48: 54, 49: 53, 51: 51, 55: 59, 56: 58, 57: 57, 60: 64, 61: 63, 62: 62, 65: 67, 66: 66}
     for a, b in pairs.items():
