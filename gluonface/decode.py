@@ -1,7 +1,7 @@
-"""NumPy decoders: what a network says about its anchors, in pixels.
+"""NumPy decoders: what a network says about its anchors, in pixels, and the points that heatmaps show.
 
-Every function here has a HybridBlock twin in :mod:`gluonface.nn` (``anchors.py``, ``coder.py``) and a test that the two
-agree. Letters: N anchors, K landmarks, A anchors per cell, H W image.
+Every function here has a HybridBlock twin in :mod:`gluonface.nn` (``anchors.py``, ``coder.py``, ``heatmap.py``) and a
+test that the two agree. Letters: N anchors, K landmarks, A anchors per cell, H W image, h w map.
 """
 
 from __future__ import annotations
@@ -10,7 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["AnchorSpec", "anchors_for", "decode_boxes", "decode_points", "encode_boxes", "encode_points"]
+from .errors import InputError
+
+__all__ = [
+    "HEATMAP_DECODERS",
+    "AnchorSpec",
+    "anchors_for",
+    "decode_boxes",
+    "decode_heatmaps",
+    "decode_points",
+    "encode_boxes",
+    "encode_heatmaps",
+    "encode_points",
+]
 
 
 @dataclass(frozen=True)
@@ -165,3 +177,165 @@ def decode_points(landmark_preds: np.ndarray, anchors: np.ndarray) -> np.ndarray
     centre, scale = _centre_and_scale(anchors)
     points = landmark_preds.reshape(*landmark_preds.shape[:-1], landmark_preds.shape[-1] // 2, 2)
     return points * scale[..., None, :] + centre[..., None, :]
+
+
+# ---- heatmaps --------------------------------------------------------------------------------------------------------
+
+#: Ways to read a point off a heatmap (sub-pixel heatmap landmarks, section 3.3).
+HEATMAP_DECODERS = ("dark", "gradient", "argmax", "soft")
+
+# What soft-argmax multiplies heatmaps of peak 1 with: the e^15 of the peak outweighs the background of any map, while
+# a Gaussian's flank still counts.
+SOFT_ARGMAX_BETA = 15.0
+
+# Eq. 2's correction coefficient: a quarter cell towards the higher neighbour (Xiao et al. 2018; Newell et al. 2016).
+GRADIENT_SHIFT = 0.25
+
+# The Gaussian is fitted to the cells around the highest one, weighted by a Gaussian of this many cells: the flanks say
+# where the peak is, but what a network draws far from it is no Gaussian.
+FIT_RADIUS = 2
+FIT_SIGMA = 1.2
+# Cells below this share of the peak count as this much: their logarithm would be noise.
+FIT_FLOOR = 0.01
+
+
+def _fit_filters() -> np.ndarray:
+    """(5, 5, 25, 5): for a highest cell at (row, column) of the window, the window's logarithms to the five
+    coefficients of x, y, x^2, xy, y^2 of their weighted least squares fit, with the highest cell as origin.
+
+    Where the map's border cuts the window off, one side of the peak is unseen and a curvature of its own would be
+    guesswork under noise: there the Gaussian is fitted round, x^2 and y^2 with one coefficient and no xy.
+    """
+    side = 2 * FIT_RADIUS + 1
+    grid_y, grid_x = (axis.ravel() for axis in np.mgrid[:side, :side])
+    filters = np.empty((side, side, side * side, 5))
+    for row in range(side):
+        for column in range(side):
+            x, y = (grid_x - column).astype(float), (grid_y - row).astype(float)
+            # The root of the weight. At the map's border the window reaches farther from the highest cell than
+            # elsewhere; those cells are background.
+            weight = np.exp(-(x**2 + y**2) / (4 * FIT_SIGMA**2)) * (np.maximum(abs(x), abs(y)) <= FIT_RADIUS)
+            if (row, column) == (FIT_RADIUS, FIT_RADIUS):
+                terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+                fit = (np.linalg.pinv(terms * weight[:, None]) * weight)[1:]
+            else:
+                terms = np.stack([np.ones_like(x), x, y, x * x + y * y], axis=1)
+                _, b_x, b_y, a = np.linalg.pinv(terms * weight[:, None]) * weight
+                fit = b_x, b_y, a, np.zeros_like(a), a
+            filters[row, column] = np.transpose(fit)
+    return filters.astype(np.float32)
+
+
+#: See `_fit_filters`; used by both twins.
+FIT_FILTERS = _fit_filters()
+
+
+def encode_heatmaps(points: np.ndarray, map_hw: tuple[int, int], sigma: float) -> np.ndarray:
+    """Gaussians of height 1 at points: what the heatmap networks learn; `decode_heatmaps` is the inverse.
+
+    Parameters
+    ----------
+    points : ndarray (..., K, 2)
+        x, y in cells of the map, continuous: the centre of the first cell is (0.5, 0.5). NaN gives an empty map.
+    map_hw : (int, int)
+        h, w.
+    sigma : float
+        Standard deviation in cells.
+
+    Returns
+    -------
+    ndarray, float32, (..., K, h, w)
+    """
+    height, width = map_hw
+    points = np.asarray(points, np.float32)
+    x, y = points[..., 0, None], points[..., 1, None]
+    across = np.exp(-((np.arange(width, dtype=np.float32) + 0.5 - x) ** 2) / (2 * sigma**2))
+    down = np.exp(-((np.arange(height, dtype=np.float32) + 0.5 - y) ** 2) / (2 * sigma**2))
+    return np.nan_to_num(down[..., :, None] * across[..., None, :])
+
+
+def decode_heatmaps(heatmaps: np.ndarray, method: str = "dark") -> tuple[np.ndarray, np.ndarray]:
+    """Points and how sure they are; twin of :class:`gluonface.nn.heatmap.HeatmapDecoder`.
+
+    Parameters
+    ----------
+    heatmaps : ndarray (..., K, h, w)
+    method : str
+        "argmax" : centre of the highest cell (eq. 1).
+        "gradient" : shifted a quarter cell towards the higher neighbour along x and y (eq. 2).
+        "dark" : peak of the Gaussian that fits the highest cell and those around it (eq. 3; Zhang et al. 2020): the
+        logarithm of a Gaussian is a quadratic, fitted here by weighted least squares over 5x5 cells, so that noise is
+        averaged and the border needs no blur. At most one cell from the highest.
+        "soft" : mean place under softmax(15 heatmap).
+
+    Returns
+    -------
+    points : ndarray, float32, (..., K, 2)
+        x, y in cells, continuous: the centre of the first cell is (0.5, 0.5).
+    scores : ndarray, float32, (..., K)
+        The highest value of each map.
+
+    Raises
+    ------
+    InputError
+        Unknown method, or maps with a side under 5 cells.
+    """
+    heatmaps = np.asarray(heatmaps, np.float32)
+    if method not in HEATMAP_DECODERS:
+        raise InputError(f"expected a decoder among {', '.join(HEATMAP_DECODERS)}, got {method!r}")
+    if heatmaps.ndim < 3 or min(heatmaps.shape[-2:]) < 2 * FIT_RADIUS + 1:
+        raise InputError(f"expected heatmaps (..., K, h, w) of at least 5x5 cells, got shape {heatmaps.shape}")
+    *lead, height, width = heatmaps.shape
+    flat = np.ascontiguousarray(heatmaps).reshape(-1, height * width)
+    best = flat.argmax(axis=1)
+    scores = flat[np.arange(len(flat)), best]
+    row, column = np.divmod(best, width)
+    if method == "soft":
+        points = _soft_argmax(flat, scores, height, width)
+    else:
+        points = np.stack([column, row], axis=1) + np.float32(0.5)
+        if method == "gradient":
+            points += GRADIENT_SHIFT * _slope_signs(flat, row, column, height, width)
+        elif method == "dark":
+            points += _gaussian_shift(flat, scores, row, column, height, width)
+    return points.astype(np.float32).reshape(*lead, 2), scores.reshape(lead)
+
+
+def _soft_argmax(flat, scores, height, width):
+    weight = np.exp(SOFT_ARGMAX_BETA * (flat - scores[:, None])).reshape(-1, height, width)
+    total = weight.sum(axis=(1, 2))
+    x = weight.sum(axis=1) @ (np.arange(width, dtype=np.float32) + 0.5)
+    y = weight.sum(axis=2) @ (np.arange(height, dtype=np.float32) + 0.5)
+    return np.stack([x, y], axis=1) / total[:, None]
+
+
+def _slope_signs(flat, row, column, height, width):
+    """Which neighbour of a cell is higher, along x and y: -1, 0 or 1; the border's cells repeat outside."""
+    rows = np.arange(len(flat))
+    across = [flat[rows, row * width + np.clip(column + step, 0, width - 1)] for step in (-1, 1)]
+    down = [flat[rows, np.clip(row + step, 0, height - 1) * width + column] for step in (-1, 1)]
+    return np.sign(np.stack([across[1] - across[0], down[1] - down[0]], axis=1))
+
+
+def _gaussian_shift(flat, scores, row, column, height, width):
+    """From the highest cell to the peak of the fitted Gaussian, in cells (x, y)."""
+    top = np.clip(row - FIT_RADIUS, 0, height - 2 * FIT_RADIUS - 1)
+    left = np.clip(column - FIT_RADIUS, 0, width - 2 * FIT_RADIUS - 1)
+    steps = np.arange(2 * FIT_RADIUS + 1)
+    # One flat take of small windows: fancy indexing along two axes takes three times as long.
+    start = np.arange(len(flat)) * (height * width) + top * width + left
+    window = np.take(flat, start[:, None] + (steps[:, None] * width + steps).ravel(), mode="clip")
+    logs = np.log(np.maximum(window, np.maximum(FIT_FLOOR * scores, 1e-12)[:, None]))
+    logs -= logs[:, len(steps) ** 2 // 2, None]  # the fit is of differences; float32 keeps more of small numbers
+    fit = logs @ FIT_FILTERS[FIT_RADIUS, FIT_RADIUS]
+    place = (row - top) * len(steps) + (column - left)
+    for other in set(place.tolist()) - {FIT_RADIUS * len(steps) + FIT_RADIUS}:  # at the border
+        there = place == other
+        fit[there] = logs[there] @ FIT_FILTERS[divmod(other, len(steps))]
+    b_x, b_y, a_xx, a_xy, a_yy = fit.T
+    # The quadratic a_xx x^2 + a_xy xy + a_yy y^2 + b_x x + b_y y has a maximum where its curvature is negative.
+    determinant = 4 * a_xx * a_yy - a_xy**2
+    peaked = (a_xx < -1e-6) & (determinant > 1e-9)
+    determinant = np.where(peaked, determinant, 1)
+    shift = np.stack([a_xy * b_y - 2 * a_yy * b_x, a_xy * b_x - 2 * a_xx * b_y], axis=1) / determinant[:, None]
+    return np.where(peaked[:, None], np.clip(shift, -1, 1), 0)

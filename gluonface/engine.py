@@ -204,6 +204,10 @@ class Engine:
                 ) from error
             if parameter.list_ctx() != self.contexts:
                 parameter.reset_ctx(self.contexts)
+        for parameter in self.net.collect_params().values():
+            # A decoder's constants are not saved, but validation needs them where the net is.
+            if parameter._data is not None and parameter.list_ctx() != self.contexts:
+                parameter.reset_ctx(self.contexts)
         if self.config.frozen_bn:
             freeze_batch_norm(self.net)
         inside = {id(p) for p in getattr(self.net, "network", self.net).collect_params().values()}

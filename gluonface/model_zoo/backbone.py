@@ -1,6 +1,7 @@
-"""Backbones: GluonCV's classifiers cut into the stages that end at strides 8, 16 and 32.
+"""Backbones: GluonCV's classifiers cut into the stages that end at strides 8, 16 and 32, or before their pooling.
 
-Paper line: any classifier whose maps halve; data flow: image (B, 3, H, W) -> C3, C4, C5.
+Paper line: any classifier whose maps halve; data flow: image (B, 3, H, W) -> C3, C4, C5 (`Backbone`) or the last map
+(`Features`).
 """
 
 from __future__ import annotations
@@ -79,10 +80,7 @@ class Backbone(nn.HybridBlock):
                 stage = nn.HybridSequential(prefix="")
                 stage.add(*children)
                 self.stages.add(stage)
-        if pretrained and pretrained is not True:
-            from .importers import load_torch_backbone
-
-            load_torch_backbone(self, pretrained)
+        _load_given(self, pretrained)
 
     def hybrid_forward(self, F, x):
         """Images (B, 3, H, W) to C3, C4, C5 of strides 8, 16, 32."""
@@ -91,3 +89,46 @@ class Backbone(nn.HybridBlock):
             x = stage(x)
             maps.append(x)
         return tuple(maps)
+
+
+class Features(nn.HybridBlock):
+    """All of a GluonCV classifier before its pooling: the map at stride 32 with all its channels.
+
+    Parameters
+    ----------
+    name : str
+        GluonCV's name of a classifier with ``features`` that ends in a global pooling, or of a ResNet.
+    pretrained, root
+        See `Backbone`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool | str | os.PathLike = False,
+        root: str | os.PathLike | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        where = {"root": os.fspath(root)} if root is not None else {}
+        host = import_gluoncv().model_zoo.get_model(name, pretrained=pretrained is True, **where)
+        if hasattr(host, "features"):
+            kinds = [type(child) for child in host.features]
+            layers = list(host.features)[: kinds.index(nn.GlobalAvgPool2D)]
+        else:
+            layers = [host.conv1, host.bn1, host.relu, host.maxpool, host.layer1, host.layer2, host.layer3, host.layer4]
+        with self.name_scope():
+            self.layers = nn.HybridSequential()
+            self.layers.add(*layers)
+        _load_given(self, pretrained)
+
+    def hybrid_forward(self, F, x):
+        """Images (B, 3, H, W) to the map (B, C, H / 32, W / 32)."""
+        return self.layers(x)
+
+
+def _load_given(block, pretrained: bool | str | os.PathLike) -> None:
+    if pretrained and pretrained is not True:
+        from .importers import load_torch_backbone
+
+        load_torch_backbone(block, pretrained)

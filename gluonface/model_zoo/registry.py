@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .._compat import mx
-from ..errors import ModelNotFoundError
-from . import retinaface, store, weights
+from ..errors import InputError, ModelNotFoundError
+from . import heatmap, retinaface, store, weights
 from .weights import ModelFacts
 
 __all__ = ["DEFAULT_DETECTOR", "get_model", "list_models", "model_facts"]
@@ -21,14 +21,59 @@ DEFAULT_DETECTOR = "retinaface_mobilenet0.25_mask"
 
 @dataclass(frozen=True)
 class System:
-    """How the models of one paper are built: its table of variants and its constructor."""
+    """How the models of one paper are named and built.
 
-    variants: dict
+    Attributes
+    ----------
+    models : list of (name, variant, dataset)
+        Those that are listed.
+    figures : callable
+        ``figures(variant, dataset)``: parameters, GF and what else is known of a model without weights.
+    build : callable
+        ``build(variant, facts, pretrained_base=, root=, **options)``.
+    options : tuple of str
+        Which of get_model's options its nets have.
+    parse : callable, optional
+        Name to (variant, dataset), or None, for models that are not listed.
+    """
+
+    models: list
+    figures: Callable
     build: Callable
+    options: tuple[str, ...]
+    parse: Callable | None = None
 
 
-_SYSTEMS = {"retinaface": System(retinaface.VARIANTS, retinaface.retinaface)}
-_MODELS = {name: ("retinaface", backbone, dataset) for name, backbone, dataset in retinaface.MODELS}
+_SYSTEMS = {
+    "retinaface": System(
+        retinaface.MODELS,
+        retinaface.figures,
+        retinaface.retinaface,
+        options=("nms_thresh", "nms_topk", "post_nms", "score_thresh"),
+    ),
+    "heatmap": System(
+        heatmap.MODELS,
+        heatmap.figures,
+        heatmap.heatmap,
+        options=("filters", "stem", "num_points", "decoder", "size"),
+        parse=heatmap.parse,
+    ),
+}
+_MODELS = {
+    name: (system, variant, dataset) for system, facts in _SYSTEMS.items() for name, variant, dataset in facts.models
+}
+
+
+def _find(name: str) -> tuple[str, str, str]:
+    """System, variant and dataset of a model."""
+    if name in _MODELS:
+        return _MODELS[name]
+    for system, facts in _SYSTEMS.items():
+        found = facts.parse(name) if facts.parse else None
+        if found:
+            return system, *found
+    near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.3)
+    raise ModelNotFoundError(f"no model is called {name!r}; near: {', '.join(near) or ', '.join(_MODELS)}")
 
 
 def model_facts(name: str, root: str | os.PathLike | None = None) -> ModelFacts:
@@ -39,20 +84,10 @@ def model_facts(name: str, root: str | os.PathLike | None = None) -> ModelFacts:
     ModelNotFoundError
         No such model; names the nearest.
     """
-    if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.3)
-        raise ModelNotFoundError(f"no model is called {name!r}; near: {', '.join(near) or ', '.join(_MODELS)}")
-    system, backbone, dataset = _MODELS[name]
-    variant = _SYSTEMS[system].variants[backbone]
-    return ModelFacts(
-        name=name,
-        system=system,
-        backbone=backbone,
-        dataset=dataset,
-        params=variant.params,
-        gf=variant.gf,
-        **weights.read_facts(name, root),
-    )
+    system, variant, dataset = _find(name)
+    known = _SYSTEMS[system].figures(variant, dataset)
+    known.update(weights.read_facts(name, root))
+    return ModelFacts(name=name, system=system, backbone=variant, dataset=dataset, **known)
 
 
 def list_models(filter: str = "*", pretrained: bool = False, root: str | os.PathLike | None = None) -> list[str]:
@@ -79,17 +114,23 @@ def get_model(
     ctx=None,
     root: str | os.PathLike | None = None,
     *,
-    nms_thresh: float = 0.4,
-    nms_topk: int = 1000,
-    post_nms: int = 750,
-    score_thresh: float = 0.02,
+    nms_thresh: float | None = None,
+    nms_topk: int | None = None,
+    post_nms: int | None = None,
+    score_thresh: float | None = None,
+    filters: int | None = None,
+    stem: int | None = None,
+    num_points: int | None = None,
+    decoder: str | None = None,
+    size: int | None = None,
 ):
     """Build a model by name, as GluonCV's ``get_model`` does.
 
     Parameters
     ----------
     name : str
-        One of :func:`list_models`: ``<system>_<backbone>[_<variant>]_<dataset>``.
+        One of :func:`list_models`: ``<system>_<backbone>[_<variant>]_<dataset>``. The variant of a heatmap net may be
+        any string of up to four letters s and d, listed or not.
     pretrained : bool
         Load the weights that came with the package; they are found by their SHA-256, nothing is downloaded.
     pretrained_base : bool or path
@@ -100,22 +141,41 @@ def get_model(
     root : path, optional
         Folder searched for weights before the package's own.
     nms_thresh, nms_topk, post_nms, score_thresh
-        See :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
+        Of a detector, see :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
+    filters, stem, num_points, decoder, size
+        Of a landmark net, see :func:`gluonface.model_zoo.heatmap.heatmap`.
 
     Returns
     -------
-    FaceDetector
+    FaceDetector or LandmarkNet
         With parameters if ``pretrained``; otherwise call ``net.initialize()``, which keeps a pretrained backbone.
 
     Raises
     ------
     ModelNotFoundError, WeightsError
+    InputError
+        An option that this model does not have, or out of range.
     """
     facts = model_facts(name, root)
     path = weights.find_weights(facts, root) if pretrained else None
-    build = _SYSTEMS[facts.system].build
-    net = build(facts.backbone, facts, pretrained_base=False if pretrained else pretrained_base, root=root)
-    net.set_nms(nms_thresh, nms_topk, post_nms, score_thresh)
+    system = _SYSTEMS[facts.system]
+    options = {
+        "nms_thresh": nms_thresh,
+        "nms_topk": nms_topk,
+        "post_nms": post_nms,
+        "score_thresh": score_thresh,
+        "filters": filters,
+        "stem": stem,
+        "num_points": num_points,
+        "decoder": decoder,
+        "size": size,
+    }
+    options = {option: value for option, value in options.items() if value is not None}
+    foreign = sorted(set(options) - set(system.options))
+    if foreign:
+        raise InputError(f"{name} has no {', '.join(foreign)}; its options are {', '.join(system.options)}")
+    base = False if pretrained else pretrained_base
+    net = system.build(facts.backbone, facts, pretrained_base=base, root=root, **options)
     ctx = ctx if ctx is not None else mx.cpu()
     if path is not None:
         net.load_parameters(path, ctx=ctx)

@@ -82,12 +82,18 @@ MODELS = [
 ]
 
 
+def figures(backbone: str, dataset: str) -> dict:
+    """Parameters and GF of a variant, whatever its dataset, as `ModelFacts` has them."""
+    return {"params": VARIANTS[backbone].params, "gf": VARIANTS[backbone].gf}
+
+
 def retinaface(
     backbone: str,
     facts: ModelFacts,
     *,
     pretrained_base: bool | str | os.PathLike = False,
     root: str | os.PathLike | None = None,
+    **nms: float,
 ) -> FaceDetector:
     """Build a light RetinaFace.
 
@@ -99,6 +105,8 @@ def retinaface(
         Becomes ``net.facts``.
     pretrained_base, root
         See :class:`gluonface.model_zoo.backbone.Backbone`.
+    **nms
+        See :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
 
     Returns
     -------
@@ -107,4 +115,4 @@ def retinaface(
     """
     base = Backbone(backbone, pretrained=pretrained_base, root=root)
     network = RetinaFaceNetwork(base, VARIANTS[backbone].channels, LIGHT_ANCHORS)
-    return FaceDetector(network, LIGHT_ANCHORS, facts)
+    return FaceDetector(network, LIGHT_ANCHORS, facts, **nms)

@@ -37,14 +37,20 @@ class ModelFacts:
     ----------
     name, system, backbone, dataset : str
         The model's name and its parts.
+    task : str
+        "detection": photos to faces; "landmarks": a crop of one face to its points.
     params : int
         Trainable parameters.
     gf : float
-        Multiply-accumulates in 10^9 for one input of 640x640, without decoding.
+        Multiply-accumulates in 10^9 for one square input of 640 (detection) or 192 (landmarks), without decoding.
     mean, std : tuple of 3 float
         The input is ``(rgb / 255 - mean) / std``, RGB in this order.
     size : int
-        Long side in pixels the net is meant for.
+        Long side in pixels the net is meant for; of a landmark net the side of its crop.
+    scheme : str or None
+        Of a landmark net: the key of `gluonface.faces.SCHEMES` whose points it gives.
+    template : tuple of five (x, y), or None
+        Of a landmark net: where its crop has the five points, in shares of its side.
     score_thresh : float
         Score above which a detection is shown, by default.
     trained : bool
@@ -68,9 +74,12 @@ class ModelFacts:
     dataset: str
     params: int
     gf: float
+    task: str = "detection"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     size: int = 640
+    scheme: str | None = None
+    template: tuple[tuple[float, float], ...] | None = None
     score_thresh: float = 0.5
     trained: bool = False
     licence: str = "no weights"
@@ -92,6 +101,8 @@ _FROM_FILE = {f.name for f in fields(ModelFacts)} - {
     "dataset",
     "params",
     "gf",
+    "task",
+    "scheme",
     "trained",
     "card",
 }
@@ -116,6 +127,8 @@ def read_facts(name: str, root: str | os.PathLike | None = None) -> dict:
     missing = sorted({"file", "sha256", "mean", "std", "licence", "research_only"} - set(facts))
     if unknown or missing:
         raise WeightsError(f"{path}: facts of weights: unknown keys {unknown}, missing keys {missing}")
+    if "template" in facts:
+        facts["template"] = tuple(tuple(point) for point in facts["template"])
     card = path.with_suffix(".md")
     facts.update(
         mean=tuple(facts["mean"]), std=tuple(facts["std"]), trained=True, card=str(card) if card.is_file() else None
@@ -134,7 +147,9 @@ def find_weights(facts: ModelFacts, root: str | os.PathLike | None = None) -> Pa
     if not facts.trained:
         raise WeightsError(
             f"{facts.name}: no weights come with this model. Models that have some: "
-            f"gluonface.list_models(pretrained=True); or train it and call net.load_parameters(file)."
+            "gluonface.list_models(pretrained=True). To train it: python train/train_"
+            f"{facts.system}.py --model {facts.name} --train LABELS.jsonl (--help says more); then "
+            "net.load_parameters(file)."
         )
     path = store.find_file(facts.file, root)
     if path is None:
