@@ -1,8 +1,10 @@
-"""Losses of the papers, as HybridBlocks. Letters: B batch, N anchors, K landmarks."""
+"""Losses of the papers, as HybridBlocks. Letters: B batch, N anchors, K landmarks, h w map."""
 
 from __future__ import annotations
 
 from ._compat import mx
+from .errors import InputError
+from .nn.heatmap import SoftArgmax
 
 nn = mx.gluon.nn
 
@@ -93,3 +95,83 @@ class AnchorLoss(nn.HybridBlock):
             F.broadcast_mul(self._smooth_l1(F, landmark_preds - landmark_targets), landmark_masks), axis=(1, 2)
         )
         return cls, box * normaliser * self.box_weight, points * normaliser * self.landmark_weight
+
+
+#: Ways to compare heatmaps.
+HEATMAP_LOSSES = ("mse", "awing")
+
+
+class HeatmapLoss(nn.HybridBlock):
+    """Heatmap and place losses of a landmark net.
+
+    The heatmap part is the paper's mean squared error or the adaptive wing loss (Wang, Bo, Fuxin, ICCV 2019: section 4
+    and its weighted loss map), which forgives small errors on the background and none at a peak. The place part is the
+    distance, in cells, of the soft-argmax from the point: what NME measures, with a gradient of its own.
+
+    Parameters
+    ----------
+    map_hw : (int, int)
+        h, w.
+    kind : {"mse", "awing"}
+    place_weight : float
+        Of the place part; 0 leaves it out.
+    """
+
+    # Of the adaptive wing loss, as published: omega, epsilon, alpha, theta, and the weight of the foreground, which is
+    # where the target is at least 0.2 after a dilation by one cell.
+    _OMEGA, _EPSILON, _ALPHA, _THETA, _FOREGROUND, _FOREGROUND_FROM = 14.0, 1.0, 2.1, 0.5, 10.0, 0.2
+    # A sum over a Gaussian's cells is of the order of 10: with a mean over all cells mse would vanish beside the places.
+    _MSE_SCALE = 100.0
+
+    def __init__(self, map_hw: tuple[int, int], kind: str = "mse", place_weight: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        if kind not in HEATMAP_LOSSES:
+            raise InputError(f"expected a heatmap loss among {', '.join(HEATMAP_LOSSES)}, got {kind!r}")
+        self.kind, self.place_weight = kind, place_weight
+        with self.name_scope():
+            self.soft_argmax = SoftArgmax(map_hw)
+
+    def _adaptive_wing(self, F, error, target):
+        power = self._ALPHA - target
+        ratio = self._THETA / self._EPSILON
+        at_theta = ratio**power
+        slope = self._OMEGA / (1 + at_theta) * power * ratio ** (power - 1) / self._EPSILON
+        offset = self._THETA * slope - self._OMEGA * F.log(1 + at_theta)
+        # Beyond theta the first branch is not used, but its gradient would be computed: it is given theta there.
+        near = F.minimum(error, self._THETA) / self._EPSILON
+        curved = self._OMEGA * F.log(1 + F.broadcast_power(near + 1e-6, power))
+        return F.where(error < self._THETA, curved, slope * error - offset)
+
+    def hybrid_forward(self, F, heatmaps, heatmap_targets, point_targets, point_masks):
+        """Loss parts per image.
+
+        Parameters
+        ----------
+        heatmaps, heatmap_targets : (B, K, h, w)
+        point_targets : (B, K, 2)
+            In cells.
+        point_masks : (B, K)
+            See :class:`gluonface.targets.HeatmapTargets`.
+
+        Returns
+        -------
+        heatmap, place : (B,) each
+            Means over the known points and those inside the crop.
+        """
+        targets = F.BlockGrad(heatmap_targets)
+        if self.kind == "mse":
+            losses = F.square(heatmaps - targets) * self._MSE_SCALE
+        else:
+            wide = F.Pooling(targets, kernel=(3, 3), stride=(1, 1), pad=(1, 1), pool_type="max")
+            weight = 1 + self._FOREGROUND * (wide >= self._FOREGROUND_FROM)
+            losses = self._adaptive_wing(F, F.abs(heatmaps - targets), targets) * weight
+        known, inside = point_masks > 0, point_masks == 1
+        heatmap = self._mean(F, F.mean(losses, axis=(2, 3)), known)
+        away = F.square(self.soft_argmax(heatmaps) - point_targets)
+        # The root's slope is finite at 0; a hundredth of a cell matters to nobody.
+        place = self._mean(F, F.sqrt(F.sum(away, axis=2) + 1e-4), inside)
+        return heatmap, place * self.place_weight
+
+    def _mean(self, F, values, chosen):
+        """Mean (B,) of the chosen values (B, K), 0 where none is."""
+        return F.sum(values * chosen, axis=1) / F.maximum(F.sum(chosen, axis=1), 1)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .decode import LIGHT_ANCHORS, AnchorSpec, anchors_for, encode_boxes, encode_points
+from .decode import LIGHT_ANCHORS, AnchorSpec, anchors_for, encode_boxes, encode_heatmaps, encode_points
 from .geometry import box_ioa, box_iou
 
-__all__ = ["AnchorTargets", "match_anchors"]
+__all__ = ["AnchorTargets", "HeatmapTargets", "match_anchors"]
 
 #: ``cls_targets`` of an anchor that is neither face nor background.
 IGNORED = -1
@@ -138,3 +138,50 @@ class AnchorTargets:
             landmark_targets[with_points] = encode_points(points[face[known]], anchors[with_points])
             landmark_masks[with_points] = 1
         return cls_targets, box_targets, landmark_targets, landmark_masks
+
+
+@dataclass(frozen=True)
+class HeatmapTargets:
+    """Training targets of a heatmap net.
+
+    Attributes
+    ----------
+    map_hw : (int, int)
+        h, w of the heatmaps.
+    stride : int
+        Pixels of the crop a cell.
+    sigma : float
+        Standard deviation of the Gaussians in cells.
+    """
+
+    map_hw: tuple[int, int]
+    stride: int
+    sigma: float = 1.5
+
+    def encode_labels(self, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Targets of a crop from the :class:`gluonface.data.base.FaceLabels` of its one face, see :meth:`__call__`."""
+        return self(labels.landmarks[0])
+
+    def __call__(self, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Targets of one face.
+
+        Parameters
+        ----------
+        landmarks : ndarray (K, 2)
+            x, y in pixels of the crop; NaN where unknown.
+
+        Returns
+        -------
+        heatmap_targets : ndarray, float32, (K, h, w)
+            Gaussians of height 1.
+        point_targets : ndarray, float32, (K, 2)
+            x, y in cells; 0 where unknown.
+        point_masks : ndarray, float32, (K,)
+            1 inside the crop, 0.5 outside (its heatmap shows a flank or nothing, its place cannot be learnt), 0 where
+            unknown.
+        """
+        cells = np.asarray(landmarks, np.float32) / self.stride
+        known = np.isfinite(cells).all(axis=-1)
+        inside = known & (cells >= 0).all(axis=-1) & (cells <= self.map_hw[::-1]).all(axis=-1)
+        masks = np.where(inside, 1, np.where(known, 0.5, 0)).astype(np.float32)
+        return encode_heatmaps(cells, self.map_hw, self.sigma), np.where(known[:, None], cells, 0), masks

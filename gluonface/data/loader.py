@@ -44,6 +44,19 @@ class _Task(NamedTuple):
     items: list[int]
 
 
+class Epoch(Iterator):
+    """The batches of an epoch, one after another; its length is how many there are in all."""
+
+    def __init__(self, batches: Iterator[tuple[np.ndarray, ...]], count: int):
+        self._batches, self._count = batches, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __next__(self) -> tuple[np.ndarray, ...]:
+        return next(self._batches)
+
+
 class BatchLoader:
     """Batches of an epoch.
 
@@ -141,8 +154,8 @@ class BatchLoader:
         items = items[self.part_index :: self.num_parts]
         return items[: len(self) * self.batch_size]
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
-        """The batches of an epoch.
+    def epoch(self, epoch: int, start_batch: int = 0) -> Epoch:
+        """The batches of an epoch, an iterator with a length.
 
         Parameters
         ----------
@@ -166,7 +179,8 @@ class BatchLoader:
         """
         items = self.order(epoch).tolist()
         starts = range(start_batch * self.batch_size, len(items), self.batch_size)
-        return self._workers.run([_Task(epoch, items[start : start + self.batch_size]) for start in starts])
+        tasks = [_Task(epoch, items[start : start + self.batch_size]) for start in starts]
+        return Epoch(self._workers.run(tasks), len(tasks))
 
     def close(self) -> None:
         """End the workers; also done by ``with``, when the loader is collected and when Python ends."""

@@ -226,8 +226,11 @@ _NAME = re.compile(rf"heatmap_({'|'.join(map(re.escape, BACKBONES))})_([sd]+)_({
 # strategy can be built too.
 _LISTED = {
     "jd106": (
-        *("mobilenetv2_0.25_" + s for s in "ssss dsss ddss dssd dsds ddds sssd sdsd ssdd sddd dddd".split()),
-        *("mobilenetv2_1.0_" + s for s in "ssd sdd sssd sdsd".split()),
+        *(
+            "mobilenetv2_0.25_" + s
+            for s in ["ssss", "dsss", "ddss", "dssd", "dsds", "ddds", "sssd", "sdsd", "ssdd", "sddd", "dddd"]
+        ),
+        *("mobilenetv2_1.0_" + s for s in ["ssd", "sdd", "sssd", "sdsd"]),
         *("mobilenet_sdd", "mobilenetv3_sdd", "resnet18_sdd", "resnet50_sdd"),
     ),
     **dict.fromkeys(("wflw", "300w", "cofw", "aflw"), ("mobilenetv2_1.0_sdd", "resnet50_sdd")),

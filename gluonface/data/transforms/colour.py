@@ -14,7 +14,7 @@ import numpy as np
 
 from ..base import FaceLabels
 
-__all__ = ["Degrade", "Grey", "PhotometricDistort"]
+__all__ = ["ColourJitter", "Degrade", "Grey", "PcaNoise", "PhotometricDistort", "RandomErasing"]
 
 # ITU-R BT.601 luma of RGB, and the YIQ space in which hue is a plane turn.
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -108,6 +108,99 @@ class Grey:
         if rng.uniform() >= self.prob:
             return image, labels
         return _apply_matrix(image, _saturation(0.0)), labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourJitter:
+    """Brightness, contrast and saturation times random factors, as GluonCV's ``RandomColorJitter`` draws them.
+
+    Parameters
+    ----------
+    strength : float
+        Each factor lies within 1 - strength .. 1 + strength. Contrast turns about the image's mean grey.
+    """
+
+    strength: float = 0.4
+
+    def __call__(
+        self, image: np.ndarray, labels: FaceLabels, rng: np.random.Generator
+    ) -> tuple[np.ndarray, FaceLabels]:
+        """The image in other colours."""
+        brightness, contrast, saturation = rng.uniform(1 - self.strength, 1 + self.strength, size=3)
+        matrix = np.eye(4)
+        grey = float(_LUMA @ image[::4, ::4].reshape(-1, 3).mean(axis=0))
+        for which in rng.permutation(3):
+            if which == 0:
+                step, grey = _contrast(brightness), grey * brightness
+            elif which == 1:
+                step = _contrast(contrast)
+                step[:3, 3] = (1 - contrast) * grey
+            else:
+                step = _saturation(saturation)
+            matrix = step @ matrix
+        return _apply_matrix(image, matrix), labels
+
+
+# Principal components of ImageNet's RGB values of 0..255 and the roots of their variances (Krizhevsky et al. 2012), as
+# MXNet's LightingAug has them.
+_PCA_DEVIATIONS = np.array([55.46, 4.794, 1.148])
+_PCA_AXES = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaNoise:
+    """One random shift of all colours along the principal components of natural images (AlexNet).
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation, in deviations of the components.
+    """
+
+    sigma: float = 0.05
+
+    def __call__(
+        self, image: np.ndarray, labels: FaceLabels, rng: np.random.Generator
+    ) -> tuple[np.ndarray, FaceLabels]:
+        """The image in other colours."""
+        matrix = np.eye(4)
+        matrix[:3, 3] = _PCA_AXES @ (rng.normal(0, self.sigma, size=3) * _PCA_DEVIATIONS)
+        return _apply_matrix(image, matrix), labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomErasing:
+    """A rectangle of one random colour or of noise laid over the image (Zhong et al., AAAI 2020).
+
+    Parameters
+    ----------
+    prob : float
+    area : (float, float)
+        Range of the share of the image that is covered.
+    aspect : (float, float)
+        Range of height / width, drawn evenly on a logarithmic scale.
+    """
+
+    prob: float = 0.5
+    area: tuple[float, float] = (0.02, 0.2)
+    aspect: tuple[float, float] = (0.3, 3.3)
+
+    def __call__(
+        self, image: np.ndarray, labels: FaceLabels, rng: np.random.Generator
+    ) -> tuple[np.ndarray, FaceLabels]:
+        """The image, perhaps with a part hidden."""
+        if rng.uniform() >= self.prob:
+            return image, labels
+        height, width = image.shape[:2]
+        area = rng.uniform(*self.area) * height * width
+        aspect = math.exp(rng.uniform(*np.log(self.aspect)))
+        h = min(height, max(1, round(math.sqrt(area * aspect))))
+        w = min(width, max(1, round(math.sqrt(area / aspect))))
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        image = image.copy()
+        shape = (h, w, 3) if rng.uniform() < 0.5 else (3,)
+        image[top : top + h, left : left + w] = rng.integers(0, 256, shape, dtype=np.uint8)
+        return image, labels
 
 
 def _apply_matrix(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:

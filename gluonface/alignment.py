@@ -1,0 +1,249 @@
+"""`LandmarkPredictor`: faces in photos to dense landmarks, by way of aligned crops.
+
+Data flow: photo and five points -> similarity transform to the net's template -> crop (size, size, 3) uint8 -> x (B, 3,
+size, size) -> net -> points in the crop -> inverse transform -> landmarks (n, K, 2) in pixels of the photo.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ._compat import mx
+from .decode import decode_heatmaps
+from .errors import InputError
+from .faces import SCHEMES, Faces
+from .geometry import five_from_boxes, invert_affine, similarity_transform, warp_image, warp_points
+from .model_zoo import ModelFacts, get_model
+
+__all__ = ["FLIPS", "LandmarkPredictor", "align_faces", "normalise"]
+
+#: What is averaged over a crop and its mirror image.
+FLIPS = ("none", "points", "heatmaps")
+
+
+def normalise(image: np.ndarray, facts: ModelFacts, out: np.ndarray) -> np.ndarray:
+    """An image (h, w, 3) uint8 RGB as a network wants it, written into ``out`` (3, h, w) float32."""
+    # One look-up a pixel: a tenth of the time of the arithmetic.
+    levels = np.arange(256, dtype=np.float64) / 255
+    for plane, mean, std, target in zip(cv2.split(image), facts.mean, facts.std, out):
+        target[...] = cv2.LUT(plane, ((levels - mean) / std).astype(np.float32)[None])
+    return out
+
+
+def align_faces(five: np.ndarray, facts: ModelFacts) -> np.ndarray:
+    """Similarity transforms (n, 2, 3) from photos to crops for five points (n, 5, 2) in pixels of their photos.
+
+    Raises
+    ------
+    InputError
+        Five points lie in one place.
+    """
+    template = np.asarray(facts.template) * facts.size
+    matrices = [similarity_transform(points, template) for points in np.asarray(five, np.float64)]
+    return np.stack(matrices) if matrices else np.zeros((0, 2, 3))
+
+
+class LandmarkPredictor:
+    """Finds the dense landmarks of faces that are known by five points or by a box.
+
+    Parameters
+    ----------
+    net : str or LandmarkNet
+        A name from `list_models`, whose weights are loaded, or a net.
+    ctx : mx.Context, optional
+        Where a named net runs (CPU by default); a given net runs where its parameters are.
+    flip : {"none", "points", "heatmaps"}
+        Test-time averaging over each crop and its mirror image, of points or of heatmaps: twice the time.
+    passes : int
+        With 2, crops are made a second time, from the points that were found. Faces known by a box need it.
+    batch_size : int
+        Crops that go through the network at once, from as many photos as it takes.
+    root : path, optional
+        Folder of weights of your own, searched before the package's.
+
+    Raises
+    ------
+    ModelNotFoundError, WeightsError
+        From loading a named net.
+    InputError
+        An argument is out of range, or not a landmark net.
+    """
+
+    def __init__(
+        self,
+        net: str | mx.gluon.HybridBlock,
+        *,
+        ctx: mx.Context | None = None,
+        flip: str = "none",
+        passes: int = 1,
+        batch_size: int = 32,
+        root: str | os.PathLike | None = None,
+    ):
+        if flip not in FLIPS:
+            raise InputError(f"expected flip to be one of {', '.join(FLIPS)}, got {flip!r}")
+        if batch_size < 1 or passes < 1:
+            raise InputError(f"expected batch_size and passes of at least 1, got {batch_size} and {passes}")
+        if isinstance(net, str):
+            net = get_model(net, pretrained=True, ctx=ctx, root=root)
+            if net.facts.task == "landmarks":
+                net.hybridize()
+        task = getattr(getattr(net, "facts", None), "task", None)
+        if task != "landmarks":
+            raise InputError(f"expected a landmark net, such as heatmap_*, got {_describe(net)}")
+        self.net, self.flip, self.passes, self.batch_size = net, flip, passes, batch_size
+        self._flip_index = SCHEMES[net.scheme].flip_index
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Of the net."""
+        return self.net.facts
+
+    @property
+    def ctx(self) -> mx.Context:
+        """Where the net runs."""
+        for parameter in self.net.network.collect_params().values():
+            if parameter._data is not None:
+                return parameter.list_ctx()[0]
+        raise InputError(f"expected a net with parameters, got {_describe(self.net)} that is not initialised")
+
+    def __call__(self, images: Sequence[np.ndarray], faces: Sequence[Faces]) -> list[Faces]:
+        """`Faces` with the dense landmarks added.
+
+        Faces are aligned by their five points where they have them and these are not all in one place, else by their
+        box, and then once more by what was found.
+
+        Parameters
+        ----------
+        images : sequence of (H, W, 3) uint8 RGB arrays
+        faces : sequence of Faces
+            Of each image.
+
+        Returns
+        -------
+        list of Faces
+            With ``landmarks`` and ``scheme`` of the net; the detector's ``landmarks5`` stay.
+        """
+        five, by_box = [], []
+        for found in faces:
+            points = five_from_boxes(found.boxes)
+            usable = np.zeros(len(found), bool)
+            if found.landmarks5 is not None:
+                usable = _apart(found.landmarks5, found.boxes)
+                points[usable] = found.landmarks5[usable]
+            points[~usable] = five_from_boxes(_not_flat(found.boxes[~usable]))
+            five.append(points)
+            by_box.append(~usable)
+        landmarks, _ = self.from_points(images, five, again=by_box)
+        return [f.with_(landmarks=points, scheme=self.net.scheme) for f, points in zip(faces, landmarks)]
+
+    def from_boxes(
+        self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Landmarks of faces known by boxes (n, 4) xyxy of each image, in two passes at least; as `from_points`."""
+        boxes = [_not_flat(np.asarray(b, np.float64).reshape(-1, 4)) for b in boxes]
+        again = [np.ones(len(b), bool) for b in boxes]
+        return self.from_points(images, [five_from_boxes(b) for b in boxes], again=again)
+
+    def from_points(
+        self,
+        images: Sequence[np.ndarray],
+        five: Sequence[np.ndarray],
+        again: Sequence[np.ndarray] | None = None,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Landmarks of faces known by five points.
+
+        Parameters
+        ----------
+        images : sequence of (H, W, 3) uint8 RGB arrays
+        five : sequence of (n, 5, 2) arrays
+            Of each image, in its pixels: left eye, right eye, nose, left and right mouth corner, left being the
+            viewer's left.
+        again : sequence of (n,) bool arrays, optional
+            Faces that get a second pass even with ``passes=1``.
+
+        Returns
+        -------
+        landmarks : list of (n, K, 2) float32 arrays
+            In pixels of each image.
+        scores : list of (n, K) float32 arrays
+            Heights of the heatmaps' peaks: about 1 where the net is sure.
+
+        Raises
+        ------
+        InputError
+            Five points lie in one place, or there are not as many of one as of the other.
+        """
+        if len(images) != len(five):
+            raise InputError(f"expected five points for each of {len(images)} images, got {len(five)} arrays")
+        counts = [len(points) for points in five]
+        owner = np.repeat(np.arange(len(images)), counts)
+        points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 5, 2) for p in five] or [np.zeros((0, 5, 2))])
+        landmarks, scores = self._once(images, owner, points)
+        second = np.concatenate([np.asarray(a, bool) for a in again]) if again else np.zeros(len(owner), bool)
+        for number in range(1, max(self.passes, 2)):
+            rows = np.arange(len(owner)) if number < self.passes else np.flatnonzero(second)
+            found = SCHEMES[self.net.scheme].five_points(landmarks[rows])
+            rows, found = rows[_apart(found)], found[_apart(found)]
+            landmarks[rows], scores[rows] = self._once(images, owner[rows], found)
+        ends = np.cumsum(counts)[:-1]
+        return np.split(landmarks, ends), np.split(scores, ends)
+
+    def _once(self, images, owner, five) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks (N, K, 2) and scores (N, K) of N faces, each in the image that it belongs to."""
+        facts = self.facts
+        matrices = align_faces(five, facts)
+        num_points = SCHEMES[self.net.scheme].num_points
+        landmarks, scores = (
+            np.zeros((len(five), num_points, 2), np.float32),
+            np.zeros((len(five), num_points), np.float32),
+        )
+        for start in range(0, len(five), self.batch_size):
+            rows = range(start, min(start + self.batch_size, len(five)))
+            x = np.empty((len(rows), 3, facts.size, facts.size), np.float32)
+            for place, i in enumerate(rows):
+                normalise(warp_image(images[owner[i]], matrices[i], (facts.size, facts.size)), facts, x[place])
+            points, scores[rows.start : rows.stop] = self.predict(x)
+            for place, i in enumerate(rows):
+                landmarks[i] = warp_points(invert_affine(matrices[i]), points[place])
+        return landmarks, scores
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Prepared crops (B, 3, size, size) float32 to landmarks (B, K, 2) in their pixels and scores (B, K)."""
+        size, index = self.facts.size, self._flip_index
+        inputs = mx.nd.from_numpy(np.ascontiguousarray(x, np.float32)).as_in_context(self.ctx)
+        if self.flip == "none":
+            points, scores = self.net(inputs)
+            return points.asnumpy(), scores.asnumpy()
+        mirrored = mx.nd.flip(inputs, axis=3)
+        if self.flip == "points":
+            (points, scores), (other, other_scores) = self.net(inputs), self.net(mirrored)
+            other = other.asnumpy()[:, index]
+            other[..., 0] = size - other[..., 0]
+            return (points.asnumpy() + other) / 2, (scores.asnumpy() + other_scores.asnumpy()[:, index]) / 2
+        maps, other = self.net.network(inputs), self.net.network(mirrored)
+        both = (maps.asnumpy() + other.asnumpy()[:, index, :, ::-1]) / 2
+        points, scores = decode_heatmaps(both, self.net.decoder.method)
+        return points * self.net.stride, scores
+
+
+def _describe(net) -> str:
+    facts = getattr(net, "facts", None)
+    return type(net).__name__ if facts is None else facts.name
+
+
+def _apart(five: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray:
+    """(n,) whether five points (n, 5, 2) are spread enough to align by: over 1/20 of the box, or of a pixel."""
+    spread = np.asarray(five, np.float64).std(axis=1).max(axis=1) if len(five) else np.zeros(0)
+    least = 0.05 if boxes is None else np.maximum(0.05, 0.05 * (boxes[:, 2:] - boxes[:, :2]).max(axis=1))
+    return np.isfinite(spread) & (spread >= least)
+
+
+def _not_flat(boxes: np.ndarray) -> np.ndarray:
+    """Boxes of a side of a pixel at least, so that something can be placed in them."""
+    boxes = np.array(boxes, np.float64)
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    return boxes

@@ -1,0 +1,207 @@
+"""How far predicted landmarks lie from labelled ones. NumPy only.
+
+Letters: N faces, K landmarks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..faces import SCHEMES
+
+__all__ = ["NORMS", "LandmarkScores", "ced_curve", "evaluate_landmarks", "normalisers", "point_errors"]
+
+#: What distances are divided by, see `normalisers`.
+NORMS = ("interocular", "interpupil", "box", "face_size")
+
+
+def normalisers(
+    norm: str,
+    truth: np.ndarray,
+    scheme: str,
+    boxes: np.ndarray | None = None,
+    face_sizes: np.ndarray | None = None,
+) -> np.ndarray:
+    """What distances are divided by, (N,) float64 in pixels.
+
+    Parameters
+    ----------
+    norm : str
+        "interocular" : between the outer corners of the eyes (300-W, WFLW, COFW).
+        "interpupil" : between the eyes' centres, the means of their points.
+        "box" : sqrt(width x height) of the labelled box (JD-landmark; the paper's tables).
+        "face_size" : what the data set gives as the face's size (AFLW); where it gives none, sqrt(width x height) of
+        the rectangle round the landmarks.
+    truth : ndarray (N, K, 2)
+    scheme : str
+        Key of `gluonface.faces.SCHEMES`.
+    boxes : ndarray (N, 4), optional
+    face_sizes : ndarray (N,), optional
+        NaN where not given.
+
+    Raises
+    ------
+    InputError
+        Unknown norm, "box" without boxes, or a face whose normaliser is unknown or not positive.
+    """
+    truth = np.asarray(truth, np.float64)
+    facts = SCHEMES[scheme]
+    if norm == "interocular":
+        left, right = facts.eye_corners
+        sizes = np.linalg.norm(truth[:, left] - truth[:, right], axis=-1)
+    elif norm == "interpupil":
+        five = facts.five_points(truth)
+        sizes = np.linalg.norm(five[:, 0] - five[:, 1], axis=-1)
+    elif norm == "box":
+        if boxes is None:
+            raise InputError('norm "box" needs the labelled boxes')
+        boxes = np.asarray(boxes, np.float64)
+        sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    elif norm == "face_size":
+        spread = np.nanmax(truth, axis=1) - np.nanmin(truth, axis=1) if len(truth) else np.zeros((0, 2))
+        sizes = np.sqrt(spread.prod(axis=1))
+        if face_sizes is not None:
+            sizes = np.where(np.isfinite(face_sizes), face_sizes, sizes)
+    else:
+        raise InputError(f"expected a norm among {', '.join(NORMS)}, got {norm!r}")
+    wrong = np.flatnonzero(~(sizes > 0))
+    if wrong.size:
+        raise InputError(
+            f"norm {norm!r} is {sizes[wrong[0]]} for face {wrong[0]} of {len(sizes)} ({wrong.size} such faces): "
+            "points it needs are not labelled or lie in one place; take another norm"
+        )
+    return sizes
+
+
+def point_errors(predicted: np.ndarray, truth: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Distances (N, K) as fractions of the normalisers (N,); NaN where a point is not labelled."""
+    distances = np.linalg.norm(np.asarray(predicted, np.float64) - np.asarray(truth, np.float64), axis=-1)
+    return distances / np.asarray(sizes, np.float64)[:, None]
+
+
+def ced_curve(errors: np.ndarray, limit: float = 0.08, steps: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative error distribution: thresholds (steps + 1,) up to a limit and the share of faces at most that far off.
+
+    Parameters
+    ----------
+    errors : ndarray (N,)
+        NME of each face, a fraction; inf for a face that was missed.
+    """
+    thresholds = np.linspace(0, limit, steps + 1)
+    errors = np.sort(np.asarray(errors, np.float64))
+    return thresholds, np.searchsorted(errors, thresholds, side="right") / max(1, len(errors))
+
+
+def area_under_ced(errors: np.ndarray, limit: float = 0.08) -> float:
+    """Area under the CED curve up to a limit, as a share of the limit: exact, 1 is perfect."""
+    errors = np.asarray(errors, np.float64)
+    return float(np.clip(1 - errors / limit, 0, None).mean()) if len(errors) else float("nan")
+
+
+@dataclass(frozen=True)
+class LandmarkScores:
+    """What `evaluate_landmarks` found; fractions of the normaliser throughout.
+
+    Attributes
+    ----------
+    nme : float
+        Mean over the faces that were found of their mean error over labelled points.
+    auc : float
+        Area under the CED curve up to ``threshold``, 1 is perfect; a missed face counts as infinitely far off.
+    failure_rate : float
+        Share of faces, missed ones among them, with an NME above ``threshold``.
+    threshold : float
+    percentiles : dict of str to float
+        NME at the 90th, 95th and 99th percentile of the faces that were found.
+    groups : dict of str to float
+        Mean error over the points of each group of the scheme.
+    faces, missed : int
+    errors : ndarray (faces,)
+        NME of each face, inf for a missed one.
+    """
+
+    nme: float
+    auc: float
+    failure_rate: float
+    threshold: float
+    percentiles: dict
+    groups: dict
+    faces: int
+    missed: int
+    errors: np.ndarray
+
+    def to_dict(self) -> dict:
+        """Plain numbers for JSON, without the errors of each face."""
+        return {
+            "nme": self.nme,
+            "auc": self.auc,
+            "failure_rate": self.failure_rate,
+            "threshold": self.threshold,
+            "nme_percentiles": self.percentiles,
+            "nme_groups": self.groups,
+            "faces": self.faces,
+            "missed": self.missed,
+        }
+
+
+def evaluate_landmarks(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    scheme: str,
+    sizes: np.ndarray,
+    threshold: float = 0.08,
+) -> LandmarkScores:
+    """Score predictions against labels.
+
+    Parameters
+    ----------
+    predicted : ndarray (N, K, 2)
+        NaN for all points of a face that was missed.
+    truth : ndarray (N, K, 2)
+        NaN for points that are not labelled.
+    scheme : str
+    sizes : ndarray (N,)
+        From `normalisers`.
+    threshold : float
+        Of failure rate and AUC.
+
+    Raises
+    ------
+    InputError
+        Shapes differ, or a face has no labelled point.
+    """
+    shape = (len(sizes), SCHEMES[scheme].num_points, 2)
+    if np.shape(predicted) != shape or np.shape(truth) != shape:
+        raise InputError(
+            f"expected predicted and labelled points of shape {shape}, got {np.shape(predicted)} and {np.shape(truth)}"
+        )
+    if not np.isfinite(np.asarray(truth)).all(axis=2).any(axis=1).all():
+        raise InputError("expected at least one labelled point on every face")
+    if not len(sizes):
+        raise InputError("expected at least one face to score")
+    errors = point_errors(predicted, truth, sizes)
+    missed = ~np.isfinite(np.asarray(predicted)).all(axis=(1, 2))
+    found = errors[~missed]
+    per_face = np.full(len(errors), np.inf)
+    nan = float("nan")
+    percentiles, groups = dict.fromkeys(("90", "95", "99"), nan), dict.fromkeys(SCHEMES[scheme].groups, nan)
+    if len(found):
+        per_face[~missed] = np.nanmean(found, axis=1)
+        percentiles = {k: float(np.percentile(per_face[~missed], int(k))) for k in percentiles}
+        for name, rows in SCHEMES[scheme].groups.items():
+            values = found[:, list(rows)]
+            groups[name] = float(np.nanmean(values)) if np.isfinite(values).any() else nan
+    return LandmarkScores(
+        nme=float(per_face[~missed].mean()) if len(found) else nan,
+        auc=area_under_ced(per_face, threshold),
+        failure_rate=float((per_face > threshold).mean()),
+        threshold=threshold,
+        percentiles=percentiles,
+        groups=groups,
+        faces=len(errors),
+        missed=int(missed.sum()),
+        errors=per_face,
+    )
