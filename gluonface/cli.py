@@ -84,6 +84,9 @@ def _detect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="FILE|DIR|GLOB", help="photos, folders of photos, or patterns")
     parser.add_argument("--model", metavar="NAME", help="detector (see `gluonface models`)")
     parser.add_argument(
+        "--landmarks", metavar="NAME", help="landmark net: dense points of each face, from a crop of it"
+    )
+    parser.add_argument(
         "--size",
         type=_size,
         default="auto",
@@ -97,7 +100,9 @@ def _detect_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--out", type=Path, metavar="DIR", help="write the photos with boxes and points drawn")
     output.add_argument("--json", metavar="FILE|-", help="write one JSON object a photo and line; - is standard output")
     output.add_argument("--csv", metavar="FILE|-", help="write a table with one face a row")
-    output.add_argument("--crops", type=Path, metavar="DIR", help="write each face, aligned, 112x112 as PNG")
+    output.add_argument(
+        "--crops", type=Path, metavar="DIR", help="write each face, aligned by its points, 112x112 as PNG"
+    )
     output.add_argument("--quiet", action="store_true", help="say nothing but errors")
     running = parser.add_argument_group("running")
     running.add_argument("--gpu", type=_natural, metavar="ID", help="run on that GPU")
@@ -131,12 +136,13 @@ def _detect(args: argparse.Namespace) -> int:
         json_file = None if args.json is None else stack.enter_context(_output(args.json))
         csv_file = None if args.csv is None else stack.enter_context(_output(args.csv))
         table = None if csv_file is None else csv.writer(csv_file, lineterminator="\n")
-        if table is not None:
-            table.writerow(_CSV_COLUMNS)
         for folder in (args.out, args.crops):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
         analyzer = _analyzer(args)
+        dense = None if analyzer.landmarks is None else analyzer.landmarks.facts.scheme
+        if table is not None:
+            table.writerow(_csv_columns(dense))
         bad = found = 0
         with _progress(len(files), show=silent and not args.quiet) as step:
             for i, result in enumerate(analyzer.stream(files, on_error="return")):
@@ -154,7 +160,7 @@ def _detect(args: argparse.Namespace) -> int:
                 if json_file is not None:
                     json_file.write(json.dumps(result.to_dict(file, analyzer.detector_name), allow_nan=False) + "\n")
                 if table is not None:
-                    table.writerows(_csv_rows(file, result))
+                    table.writerows(_csv_rows(file, result, dense))
                 if not silent and not args.quiet:
                     print("\n".join(_lines(file, result)), flush=True)
                 step()
@@ -179,6 +185,7 @@ def _analyzer(args: argparse.Namespace):
         ctx = mx.gpu(args.gpu)
     return FaceAnalyzer(
         args.model,
+        landmarks=args.landmarks,
         ctx=ctx,
         size=args.size,
         score_thresh=args.score,
@@ -200,15 +207,21 @@ def _lines(file: str, faces: Faces) -> list[str]:
     return lines
 
 
-_CSV_COLUMNS = ["image", "width", "height", "face", "x1", "y1", "x2", "y2", "score"] + [
-    f"{name.replace(' ', '_')}_{axis}" for name in SCHEMES["5"].names for axis in "xy"
-]
+def _csv_columns(dense: str | None) -> list[str]:
+    """Names of the columns; `dense` is the scheme of the dense landmarks, if there are some."""
+    points = [name.replace(" ", "_") for name in SCHEMES["5"].names]
+    points += [f"p{i}" for i in range(SCHEMES[dense].num_points)] if dense else []
+    return ["image", "width", "height", "face", "x1", "y1", "x2", "y2", "score"] + [
+        f"{name}_{axis}" for name in points for axis in "xy"
+    ]
 
 
-def _csv_rows(file: str, faces: Faces) -> Iterator[list]:
+def _csv_rows(file: str, faces: Faces, dense: str | None) -> Iterator[list]:
     d = faces.to_dict(file)
     for i, face in enumerate(d["faces"]):
         points = [value for point in face.get("landmarks5", [("", "")] * 5) for value in point]
+        if dense:
+            points += [value for point in face["landmarks"] for value in point]
         yield [file, d["width"], d["height"], i, *face["box"], face["score"], *points]
 
 
@@ -228,12 +241,12 @@ def _write_pictures(args: argparse.Namespace, file: str, faces: Faces, drawn: Pa
 
 
 def _crop(image: np.ndarray, face: Face, size: int = 112) -> np.ndarray:
-    """A face aligned by its points; without points (or with all in one place) its box as a square."""
-    if face.landmarks5 is not None:
+    """A face aligned by its points, the dense ones where known; without (or with all in one place) its box, squared."""
+    if face.landmarks5 is not None or face.landmarks is not None:
         try:
-            return align_crop(image, face.landmarks5[0], size)
+            return align_crop(image, face.alignment_points[0], size)
         except InputError:
-            logging.getLogger(__name__).warning("all five points of a face lie in one place: cropped by its box")
+            logging.getLogger(__name__).warning("all points of a face lie in one place: cropped by its box")
     x1, y1, x2, y2 = (float(value) for value in clip_boxes(face.box, image.shape[:2]))
     scale = size / max(x2 - x1, y2 - y1)
     shift = size / 2 - scale * (x1 + x2) / 2, size / 2 - scale * (y1 + y2) / 2
@@ -366,7 +379,7 @@ def _models(args: argparse.Namespace) -> int:
     if not facts:
         _say(f"no model matches {args.filter!r}" + (" and is trained" if args.trained else ""))
         return 1
-    rows = [("name", "parameters", "GF at 640", "trained", "licence of the weights", "measured")]
+    rows = [("name", "parameters", "GF", "trained", "licence of the weights", "measured")]
     for fact in facts:
         label, value = next(iter((fact.metric or {}).items()), ("", ""))
         rows.append(

@@ -120,7 +120,7 @@ class HeatmapLoss(nn.HybridBlock):
     # Of the adaptive wing loss, as published: omega, epsilon, alpha, theta, and the weight of the foreground, which is
     # where the target is at least 0.2 after a dilation by one cell.
     _OMEGA, _EPSILON, _ALPHA, _THETA, _FOREGROUND, _FOREGROUND_FROM = 14.0, 1.0, 2.1, 0.5, 10.0, 0.2
-    # A sum over a Gaussian's cells is of the order of 10: with a mean over all cells mse would vanish beside the places.
+    # As a mean over all cells, nearly all of them background, mse would vanish beside the places.
     _MSE_SCALE = 100.0
 
     def __init__(self, map_hw: tuple[int, int], kind: str = "mse", place_weight: float = 0.0, **kwargs):

@@ -1,7 +1,7 @@
 """`FaceAnalyzer`: images in, `Faces` out.
 
 Data flow: path | bytes | array -> image.py (H, W, 3) uint8 RGB -> letterbox on a canvas -> x (B, 3, h, w) -> net ->
-Faces in pixels of the photo.
+Faces in pixels of the photo -> with a landmark net: aligned crops of all faces of the batch -> dense landmarks.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from ._compat import mx
+from .alignment import LandmarkPredictor, normalise
 from .errors import ImageError, InputError
 from .faces import Faces
 from .geometry import Letterbox, apply_letterbox, clip_boxes, letterbox
@@ -47,11 +47,7 @@ def preprocess(image: np.ndarray, box: Letterbox, facts: ModelFacts, out: np.nda
     canvas = apply_letterbox(image, box)
     if out is None:
         out = np.empty((3, *box.canvas_hw), np.float32)
-    # One look-up a pixel: a tenth of the time of the arithmetic.
-    levels = np.arange(256, dtype=np.float64) / 255
-    for plane, mean, std, target in zip(cv2.split(canvas), facts.mean, facts.std, out):
-        target[...] = cv2.LUT(plane, ((levels - mean) / std).astype(np.float32)[None])
-    return out
+    return normalise(canvas, facts, out)
 
 
 def postprocess(
@@ -102,14 +98,20 @@ class FaceAnalyzer:
     >>> analyzer = FaceAnalyzer()
     >>> faces = analyzer("photo.jpg")
     >>> many = analyzer(["a.jpg", "b.png"])  # one batch through the network
+    >>> analyzer = FaceAnalyzer(landmarks="heatmap_mobilenetv2_1.0_sdd_fc26")
+    >>> analyzer("photo.jpg").landmarks.shape  # 68 points a face, of all faces of a batch at once
+    (3, 68, 2)
 
     Parameters
     ----------
     detector : str or HybridBlock, optional
         A name from `list_models`, whose weights are loaded, or a net with ``net.facts``; the default is
         `gluonface.model_zoo.DEFAULT_DETECTOR`.
+    landmarks : str, HybridBlock or LandmarkPredictor, optional
+        Second stage: a landmark net by its name, or as a net, or a `gluonface.alignment.LandmarkPredictor` with
+        settings of its own. ``Faces.landmarks`` then holds its points.
     ctx : mx.Context, optional
-        Where a named net runs (CPU by default); a given net runs where its parameters are.
+        Where named nets run (CPU by default); a given net runs where its parameters are.
     size : int, (int, int), "auto" or None
         An int S: the photo's long side becomes S, smaller or larger, on a canvas S x S. A pair (h, w): that canvas.
         "auto": the size the net is meant for (``net.facts.size``). None: the photo keeps its size, on a canvas rounded
@@ -139,6 +141,7 @@ class FaceAnalyzer:
         self,
         detector: str | mx.gluon.HybridBlock | None = None,
         *,
+        landmarks: str | mx.gluon.HybridBlock | LandmarkPredictor | None = None,
         ctx: mx.Context | None = None,
         size: int | tuple[int, int] | str | None = "auto",
         score_thresh: float | None = None,
@@ -164,6 +167,16 @@ class FaceAnalyzer:
                 f"expected a net with facts (mean, std, size: see gluonface.model_zoo.ModelFacts), got "
                 f"{type(self.net).__name__} without net.facts"
             )
+        if self.net.facts.task != "detection":
+            raise InputError(
+                f"expected a detector, got {self.net.facts.name}, which is for {self.net.facts.task}: give it as "
+                "FaceAnalyzer(landmarks=...)"
+            )
+        self.landmarks: LandmarkPredictor | None = None
+        if isinstance(landmarks, LandmarkPredictor):
+            self.landmarks = landmarks
+        elif landmarks is not None:
+            self.landmarks = LandmarkPredictor(landmarks, ctx=ctx, root=root)
         self.ctx = _context_of(self.net)
         self.canvas_hw = _canvas(self.net.facts.size if size == "auto" else size)
         self.score_thresh = self.net.facts.score_thresh if score_thresh is None else score_thresh
@@ -179,7 +192,8 @@ class FaceAnalyzer:
 
     def __repr__(self) -> str:
         size = "stored size" if self.canvas_hw is None else f"{self.canvas_hw[1]}x{self.canvas_hw[0]}"
-        return f"FaceAnalyzer({self.detector_name}, {size}, score_thresh={self.score_thresh}, {self.ctx})"
+        second = "" if self.landmarks is None else f"landmarks={self.landmarks.facts.name}, "
+        return f"FaceAnalyzer({self.detector_name}, {second}{size}, score_thresh={self.score_thresh}, {self.ctx})"
 
     def __call__(self, images, on_error: str = "raise") -> Faces | list[Faces]:
         """Find the faces in one image or in many.
@@ -206,7 +220,8 @@ class FaceAnalyzer:
         return next(self.stream([images], on_error))
 
     def stream(self, images: Iterable, on_error: str = "raise") -> Iterator[Faces]:
-        """`Faces` of one image after another, holding two batches at most in memory.
+        """`Faces` of one image after another, holding two batches at most in memory (with a landmark net, their photos
+        too).
 
         Parameters and errors are those of a call; with ``on_error="raise"`` the images before a bad batch still come
         out first.
@@ -243,7 +258,7 @@ class FaceAnalyzer:
 
     def _start(self, sources: list, on_error: str) -> _Batch:
         """Read images and send them through the net, those of equal canvas together."""
-        batch = _Batch(self, [None] * len(sources), [])
+        batch = _Batch(self, [None] * len(sources), [], {})
         groups: dict[tuple[int, int], list] = {}
         for i, source in enumerate(sources):
             image = self._load(source, on_error)
@@ -253,7 +268,9 @@ class FaceAnalyzer:
             canvas_hw = self._canvas_for(image)
             # A photo on a canvas of its own keeps its size.
             box = letterbox(image.shape[:2], canvas_hw, upscale=self.canvas_hw is not None)
-            # Only the canvas is kept: a batch of large photos would fill the memory.
+            # Only the canvas is kept, where nothing else will be needed: a batch of large photos would fill the memory.
+            if self.landmarks is not None:
+                batch.images[i] = image
             groups.setdefault(canvas_hw, []).append((i, box, preprocess(image, box, self.net.facts)))
         for group in groups.values():
             places, boxes, canvases = zip(*group)
@@ -311,6 +328,7 @@ class FaceAnalyzer:
                 f"expected a Letterbox for each of {len(images)} images, all of one canvas, got "
                 f"{len(boxes)} of canvases {sorted({box.canvas_hw for box in boxes})}"
             )
+        # The dense landmarks are left to the caller, who may have other views of the same faces.
         outputs = self.detect_canvas([preprocess(*pair, self.net.facts) for pair in zip(images, boxes)])
         return postprocess(outputs, boxes, self.score_thresh if score_thresh is None else score_thresh, self.max_faces)
 
@@ -334,6 +352,7 @@ class _Batch:
     analyzer: FaceAnalyzer
     results: list
     groups: list[tuple[tuple[int, ...], tuple[Letterbox, ...], tuple]]
+    images: dict[int, np.ndarray]
 
     def finish(self) -> list[Faces | ImageError]:
         """Wait for the net."""
@@ -342,6 +361,11 @@ class _Batch:
             for i, faces in zip(
                 places, postprocess(arrays, boxes, self.analyzer.score_thresh, self.analyzer.max_faces)
             ):
+                self.results[i] = faces
+        if self.images:
+            places = list(self.images)
+            found = self.analyzer.landmarks([self.images[i] for i in places], [self.results[i] for i in places])
+            for i, faces in zip(places, found):
                 self.results[i] = faces
         return self.results
 

@@ -66,7 +66,8 @@ def detect_multiscale(
     Returns
     -------
     Faces
-        In pixels of the photo, best first.
+        In pixels of the photo, best first; with dense landmarks where the analyzer has a landmark net, found once on
+        the voted faces.
 
     Raises
     ------
@@ -92,7 +93,9 @@ def detect_multiscale(
         for faces in found:
             size = np.sqrt(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1))
             runs.append(faces[(size >= low) & (size < high)])
-    return vote_faces(runs, vote_thresh, nms_thresh)
+    faces = vote_faces(runs, vote_thresh, nms_thresh)
+    predictor = getattr(analyzer, "landmarks", None)
+    return faces if predictor is None else predictor([image], [faces])[0]
 
 
 def mirror_faces(faces: Faces) -> Faces:

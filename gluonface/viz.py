@@ -8,15 +8,23 @@ import cv2
 import numpy as np
 
 from .errors import InputError
-from .faces import Faces
+from .faces import SCHEMES, Faces
 from .geometry import Letterbox, apply_letterbox, letterbox
 
-__all__ = ["POINT_COLORS", "contact_sheet", "draw_faces"]
+__all__ = ["GROUP_COLORS", "POINT_COLORS", "contact_sheet", "draw_faces"]
 
 #: One colour (RGB) for each of the five points: left eye, right eye, nose, left and right mouth corner.
 POINT_COLORS = ((66, 135, 245), (64, 224, 208), (255, 220, 50), (240, 80, 200), (255, 120, 60))
 BOX_COLOR = (40, 220, 60)
 _OUTLINE = (0, 0, 0)
+#: One colour (RGB) for each group of dense landmarks.
+GROUP_COLORS = {
+    "jaw": (255, 255, 255),
+    "brows": (255, 170, 60),
+    "eyes": (90, 190, 255),
+    "nose": (255, 225, 70),
+    "mouth": (255, 110, 150),
+}
 _LANDMARK_COLOR = (255, 255, 255)
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -45,7 +53,7 @@ def draw_faces(
     faces : Faces
         In pixels of the image.
     scores, points : bool
-        Whether to write scores and draw landmarks.
+        Whether to write scores and draw landmarks: the dense ones where there are some, else the five.
     labels : sequence of n str, optional
         Written instead of the scores.
     color : (int, int, int)
@@ -139,9 +147,26 @@ def _draw_box(picture: np.ndarray, box: np.ndarray, color, width: int) -> None:
 def _draw_points(picture: np.ndarray, face) -> None:
     size = _face_size(face.box)
     if face.landmarks is not None:
-        _draw_dots(picture, face.landmarks[0], [_LANDMARK_COLOR] * face.landmarks.shape[1], max(0.7, size / 120))
-    if face.landmarks5 is not None:
+        _draw_dense(picture, face.landmarks[0], face.scheme, size)
+    elif face.landmarks5 is not None:
         _draw_dots(picture, face.landmarks5[0], POINT_COLORS, max(1.0, size / 45))
+
+
+def _draw_dense(picture: np.ndarray, points: np.ndarray, scheme: str, size: float) -> None:
+    """Dense landmarks in the colours of their groups, with a line along each contour where there is room for one."""
+    colors = [_LANDMARK_COLOR] * len(points)
+    if scheme in SCHEMES:
+        facts = SCHEMES[scheme]
+        for group, rows in facts.groups.items():
+            for row in rows:
+                colors[row] = GROUP_COLORS[group]
+        if size >= 60:
+            for contour in facts.contours:
+                line = np.array([_fixed(points[row]) for row in contour])
+                cv2.polylines(
+                    picture, [line], False, colors[contour[0]], max(1, round(size / 300)), cv2.LINE_AA, _SHIFT
+                )
+    _draw_dots(picture, points, colors, max(0.7, size / 130))
 
 
 def _draw_dots(picture: np.ndarray, points: np.ndarray, colors, radius: float) -> None:

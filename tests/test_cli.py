@@ -15,7 +15,7 @@ import pytest
 import gluonface.pipeline
 from gluonface import cli
 from gluonface.errors import ImageError, ModelNotFoundError, WeightsError
-from gluonface.faces import Faces
+from gluonface.faces import SCHEMES, Faces
 from gluonface.geometry import ARCFACE_TEMPLATE_112
 from gluonface.image import load_image, save_image
 
@@ -25,6 +25,7 @@ class FakeAnalyzer:
 
     detector_name = "fake_detector"
     points = True
+    landmarks = None
 
     def __init__(self, detector=None, **options):
         if detector == "retinafase":
@@ -189,12 +190,12 @@ def test_a_bad_photo_is_reported_and_skipped(folder, capsys):
 def test_options_reach_the_analyzer(folder):
     from gluonface._compat import mx
 
-    argv = (
-        "detect one --model m --size 480x640 --score 0.7 --nms 0.3 --batch 3 --max-faces 2 --max-pixels 9999999 --quiet"
-    )
+    argv = "detect one --model m --landmarks l --size 480x640 --score 0.7 --nms 0.3 --batch 3 --max-faces 2"
+    argv += " --max-pixels 9999999 --quiet"
     assert cli.main([*argv.split(), "--root", "weights"]) == 0
     assert FakeAnalyzer.options == {
         "detector": "m",
+        "landmarks": "l",
         "ctx": mx.cpu(),
         "size": (480, 640),
         "score_thresh": 0.7,
@@ -207,6 +208,43 @@ def test_options_reach_the_analyzer(folder):
     for text, size in (("320", 320), ("stored", None), ("auto", "auto")):
         cli.main(["detect", "one", "--size", text, "--quiet"])
         assert FakeAnalyzer.options["size"] == size
+
+
+class DenseAnalyzer(FakeAnalyzer):
+    """With dense points: the left eye's lie elsewhere than the detector's."""
+
+    class landmarks:  # noqa: N801
+        class facts:  # noqa: N801
+            scheme = "19"
+
+    def stream(self, sources, on_error="raise"):
+        for faces in super().stream(sources, on_error):
+            if isinstance(faces, Faces):
+                dense = np.zeros((len(faces), 19, 2), np.float32)
+                for k, rows in enumerate(SCHEMES["19"].five):
+                    dense[:, list(rows)] = faces.landmarks5[:, k, None] + (k == 0)
+                faces = faces.with_(landmarks=dense, scheme="19")
+            yield faces
+
+
+def test_dense_points_get_columns_of_their_own_and_align_the_crops(folder, monkeypatch):
+    monkeypatch.setattr(gluonface.pipeline, "FaceAnalyzer", DenseAnalyzer)
+    assert (
+        cli.main(
+            ["detect", "one", "--csv", "t.csv", "--json", "t.json", "--crops", "dense", "--quiet", "--landmarks", "l"]
+        )
+        == 0
+    )
+    with Path("t.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert list(row)[9:11] == ["left_eye_x", "left_eye_y"] and list(row)[19:21] == ["p0_x", "p0_y"]
+    assert list(row)[-1] == "p18_y" and len(row) == 9 + 10 + 38
+    assert float(row["p6_x"]) == pytest.approx(float(row["left_eye_x"]) + 1)
+    (face,) = json.loads(Path("t.json").read_text())["faces"]
+    assert len(face["landmarks"]) == 19 and len(face["landmarks5"]) == 5
+    monkeypatch.setattr(gluonface.pipeline, "FaceAnalyzer", FakeAnalyzer)
+    assert cli.main(["detect", "one", "--crops", "five", "--quiet"]) == 0
+    assert not np.array_equal(load_image("dense/a_0.png"), load_image("five/a_0.png"))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +318,7 @@ def test_the_table_of_models_has_a_row_for_each(capsys):
 
 
 def test_models_can_be_filtered_and_listed_as_json(capsys):
-    assert cli.main(["models", "--filter", "*resnet50*", "--json"]) == 0
+    assert cli.main(["models", "--filter", "retinaface*resnet50*", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [fact["backbone"] for fact in facts] == ["resnet50_v1b"]
     assert cli.main(["models", "--filter", "nothing_like_it"]) == 1

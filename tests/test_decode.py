@@ -2,14 +2,18 @@ import numpy as np
 import pytest
 
 from gluonface.decode import (
+    HEATMAP_DECODERS,
     LIGHT_ANCHORS,
     AnchorSpec,
     anchors_for,
     decode_boxes,
+    decode_heatmaps,
     decode_points,
     encode_boxes,
+    encode_heatmaps,
     encode_points,
 )
+from gluonface.errors import InputError
 
 
 @pytest.fixture
@@ -65,3 +69,76 @@ def test_a_wild_size_prediction_stays_finite(anchors):
 def test_a_spec_whose_levels_differ_in_anchors_per_cell_is_refused():
     with pytest.raises(ValueError, match="one tuple of sizes per stride"):
         AnchorSpec(strides=(8, 16), sizes=((16, 32), (64,)))
+
+
+# heatmaps
+
+
+def error(heatmaps, points, method="dark"):
+    return np.abs(decode_heatmaps(heatmaps, method)[0] - points)
+
+
+@pytest.mark.parametrize("sigma", [1.5, 2.0, 3.0])
+def test_gaussians_at_known_places_come_back_exactly(rng, sigma):
+    points = rng.uniform(3, 45, (8, 50, 2))
+    assert error(encode_heatmaps(points, (48, 48), sigma), points).max() < 1e-3
+
+
+@pytest.mark.parametrize("sigma", [1.5, 2.0, 3.0])
+def test_gaussians_at_the_border_come_back_exactly(rng, sigma):
+    for edge in (rng.uniform(0, 2, (400, 2)), 48 - rng.uniform(0, 2, (400, 2))):
+        points = np.where(rng.uniform(size=(400, 2)) < 0.5, edge, rng.uniform(0, 48, (400, 2)))
+        assert error(encode_heatmaps(points, (48, 48), sigma), points).max() < 1e-2
+
+
+def test_under_noise_points_come_back_within_a_twentieth_of_a_cell(rng):
+    inside = rng.uniform(3, 45, (2000, 2))
+    along_the_border = np.stack([rng.uniform(0, 2, 2000), rng.uniform(3, 45, 2000)], axis=1)
+    for points, noise in ((inside, 0.02), (along_the_border, 0.01)):
+        heatmaps = encode_heatmaps(points, (48, 48), 1.5)
+        noisy = heatmaps + rng.normal(0, noise, heatmaps.shape)
+        assert np.sqrt((error(noisy, points) ** 2).mean()) < 0.05
+        # Which is more than the noise itself costs the cruder ways.
+        assert np.sqrt((error(noisy, points, "gradient") ** 2).mean()) > 0.1
+
+
+def test_the_fit_says_less_than_a_cell_where_a_map_has_no_peak():
+    assert (decode_heatmaps(np.zeros((3, 8, 9)))[0] == 0.5).all()
+    ramp = np.tile(np.arange(9.0), (1, 8, 1))
+    points, scores = decode_heatmaps(ramp)
+    assert abs(points[0, 0] - 8.5) <= 1 and scores[0] == 8
+    assert np.isfinite(decode_heatmaps(-np.ones((2, 5, 5)))[0]).all()
+
+
+def test_argmax_is_the_centre_of_the_highest_cell_and_gradient_leans_to_the_higher_neighbour():
+    heatmap = np.zeros((1, 6, 7))
+    heatmap[0, 2, 4], heatmap[0, 2, 5], heatmap[0, 1, 4] = 1, 0.5, 0.25
+    points, scores = decode_heatmaps(heatmap, "argmax")
+    assert points.tolist() == [[4.5, 2.5]] and scores.tolist() == [1]
+    assert decode_heatmaps(heatmap, "gradient")[0].tolist() == [[4.75, 2.25]]
+
+
+def test_soft_argmax_finds_gaussians_within_a_tenth_of_a_cell(rng):
+    points = rng.uniform(6, 42, (200, 2))
+    assert error(encode_heatmaps(points, (48, 48), 1.5), points, "soft").max() < 0.1
+
+
+@pytest.mark.parametrize("method", HEATMAP_DECODERS)
+def test_leading_axes_are_kept_and_a_batch_decodes_as_its_parts(rng, method):
+    heatmaps = rng.uniform(0, 1, (2, 3, 4, 12, 10)).astype(np.float32)
+    points, scores = decode_heatmaps(heatmaps, method)
+    assert points.shape == (2, 3, 4, 2) and scores.shape == (2, 3, 4) and points.dtype == scores.dtype == np.float32
+    np.testing.assert_allclose(points[1, 2], decode_heatmaps(heatmaps[1, 2], method)[0], atol=1e-5)
+    assert decode_heatmaps(np.zeros((0, 4, 12, 10)), method)[0].shape == (0, 4, 2)
+
+
+def test_an_unknown_decoder_and_maps_too_small_are_refused():
+    with pytest.raises(InputError, match="expected a decoder among dark, gradient, argmax, soft, got 'darc'"):
+        decode_heatmaps(np.zeros((1, 8, 8)), "darc")
+    with pytest.raises(InputError, match="at least 5x5 cells"):
+        decode_heatmaps(np.zeros((1, 4, 8)))
+
+
+def test_an_unknown_point_has_an_empty_map():
+    maps = encode_heatmaps([[np.nan, np.nan], [2.5, 1.5]], (5, 6), 1.0)
+    assert maps.shape == (2, 5, 6) and not maps[0].any() and maps[1, 1, 2] == 1

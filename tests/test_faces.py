@@ -210,3 +210,88 @@ def test_the_flip_index_of_five_points_exchanges_eyes_and_mouth_corners():
 def test_the_representation_is_short():
     assert repr(three_faces()) == "Faces(3 in 120x100, scores 0.900..0.300, landmarks5, pose, mesh, 68 landmarks)"
     assert repr(Faces.empty((5, 6))) == "Faces(0 in 6x5, landmarks5)"
+
+
+# schemes
+
+
+def test_every_scheme_names_each_point_once_and_groups_all_of_them():
+    for name, scheme in SCHEMES.items():
+        assert name == scheme.name == str(scheme.num_points)
+        assert len(set(scheme.names)) == len(scheme.names) == scheme.num_points
+        assert sorted(row for rows in scheme.groups.values() for row in rows) == list(range(scheme.num_points))
+        assert set(scheme.groups) <= {"jaw", "brows", "eyes", "nose", "mouth"}
+        assert {row for line in scheme.contours for row in line} <= set(range(scheme.num_points))
+    assert list(SCHEMES) == ["5", "19", "29", "68", "98", "106"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+def test_mirroring_twice_changes_nothing_and_keeps_every_group(scheme):
+    index = scheme.flip_index
+    assert sorted(index) == list(range(scheme.num_points))
+    np.testing.assert_array_equal(index[index], np.arange(scheme.num_points))
+    paired = [row for pair in scheme.flip_pairs for row in pair]
+    assert len(set(paired)) == len(paired) and all(a != b for a, b in scheme.flip_pairs)
+    for rows in scheme.groups.values():
+        assert {int(index[row]) for row in rows} == set(rows)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+def test_a_name_with_left_is_mirrored_to_the_same_name_with_right(scheme):
+    for a, b in scheme.flip_pairs:
+        one, other = (scheme.names[row].rstrip("0123456789 ") for row in (a, b))
+        if "left" in one or "right" in one:
+            assert other == (one.replace("left", "right") if "left" in one else one.replace("right", "left"))
+        else:
+            assert one == other
+    alone = set(range(scheme.num_points)) - {row for pair in scheme.flip_pairs for row in pair}
+    assert not [scheme.names[row] for row in alone if "left" in scheme.names[row] or "right" in scheme.names[row]]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+def test_the_five_points_of_a_mirrored_face_are_the_mirrored_five_points(scheme, rng):
+    points = rng.uniform(0, 100, (3, scheme.num_points, 2))
+    mirrored = (points * (-1, 1))[:, scheme.flip_index]
+    five = scheme.five_points(points)
+    assert five.shape == (3, 5, 2)
+    np.testing.assert_allclose(scheme.five_points(mirrored), (five * (-1, 1))[:, [1, 0, 2, 4, 3]])
+    with pytest.raises(InputError, match=rf"expected points of shape \(..., {scheme.num_points}, 2\)"):
+        scheme.five_points(points[:, 1:])
+
+
+def test_the_five_of_68_points_are_those_of_the_corpus():
+    points = np.arange(136.0).reshape(68, 2)
+    expected = [points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]]
+    np.testing.assert_allclose(SCHEMES["68"].five_points(points), expected)
+
+
+def test_the_pairs_of_every_scheme_fit_the_labels_of_real_faces(facedata):
+    from gluonface.geometry import similarity_transform, warp_points
+
+    seen = set()
+    for path in sorted((facedata / "samples").glob("*/*.json")):
+        for face in json.loads(path.read_text())["annotations"]:
+            points = np.array(face["keypoints"]).reshape(-1, 3)[:, :2]
+            scheme = SCHEMES[str(len(points))]
+            seen.add(scheme.name)
+
+            def asymmetry(index, points=points):
+                mirrored = (points * (-1, 1))[index]
+                moved = warp_points(similarity_transform(mirrored, points), mirrored)
+                return np.linalg.norm(moved - points, axis=1).mean() / np.ptp(points, axis=0).mean()
+
+            right = asymmetry(scheme.flip_index)
+            assert right < 0.12
+            for pair in scheme.flip_pairs:  # each pair left out makes the face less symmetric
+                index = scheme.flip_index
+                index[list(pair)] = pair
+                assert asymmetry(index) > right
+    assert seen == {"19", "29", "68", "98", "106"}
+
+
+def test_faces_are_aligned_by_dense_points_where_there_are_some():
+    faces = three_faces()
+    np.testing.assert_array_equal(faces.alignment_points, SCHEMES["68"].five_points(faces.landmarks))
+    np.testing.assert_array_equal(faces.with_(landmarks=None, scheme=None).alignment_points, faces.landmarks5)
+    with pytest.raises(InputError, match="neither landmarks5 nor dense landmarks"):
+        _ = Faces([[0, 0, 1, 1]], [1], size_hw=(5, 5)).alignment_points

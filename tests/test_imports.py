@@ -24,6 +24,7 @@ ROWS = (
     ("data",),
     ("model_zoo",),
     ("metrics",),
+    ("alignment",),
     ("pipeline",),
     ("tta",),
     ("training",),

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from gluonface.decode import decode_boxes, decode_points
-from gluonface.targets import AnchorTargets, match_anchors
+from gluonface.decode import decode_boxes, decode_heatmaps, decode_points
+from gluonface.targets import AnchorTargets, HeatmapTargets, match_anchors
 
 NO_POINTS = np.full((1, 5, 2), np.nan, np.float32)
 
@@ -80,3 +80,14 @@ def test_of_two_faces_that_share_their_best_anchor_the_smaller_keeps_it():
 def test_faces_of_every_size_find_anchors(size):
     _, (cls, *_) = make([[5, 5, 5 + size, 5 + size]])
     assert (cls == 1).sum() >= 1
+
+
+def test_heatmap_targets_are_gaussians_that_decode_to_the_points_and_mask_what_cannot_be_learnt():
+    points = np.array([[10, 20], [np.nan, 5], [70, 30], [63.9, 0.1]])
+    heatmaps, cells, masks = HeatmapTargets((16, 16), 4, sigma=1.5)(points)
+    assert heatmaps.shape == (4, 16, 16) and heatmaps.dtype == np.float32
+    assert masks.tolist() == [1, 0, 0.5, 1]
+    np.testing.assert_allclose(cells[[0, 2, 3]], points[[0, 2, 3]] / 4, rtol=1e-6)
+    assert cells[1].tolist() == [0, 0] and not heatmaps[1].any()
+    found, _ = decode_heatmaps(heatmaps)
+    np.testing.assert_allclose(found[[0, 3]] * 4, points[[0, 3]], atol=0.05)

@@ -1,4 +1,4 @@
-"""How good detectors are. Names load on first use; MXNet comes with the two metric classes only."""
+"""How good detectors are. Names load on first use; MXNet comes with the three metric classes only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bootstrap import Comparison, RankedDetections, paired_bootstrap
     from .detection import DetectionMetric
+    from .landmark import LandmarkMetric
+    from .landmark_scoring import (
+        NORMS,
+        LandmarkScores,
+        area_under_ced,
+        ced_curve,
+        evaluate_landmarks,
+        label_sizes,
+        normalisers,
+        point_errors,
+        scored_faces,
+    )
     from .scoring import PhotoMatch, evaluate_detections, match_photo, match_photos, precision_recall, summarize
+    from .verification import Verification, read_lfw_pairs, verify_pairs
     from .widerface import WiderFaceMetric
     from .widerface_files import read_predictions, write_prediction
     from .widerface_protocol import evaluate_widerface, read_widerface_ground_truth, widerface_curves
@@ -16,18 +29,31 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "Comparison": "bootstrap",
     "DetectionMetric": "detection",
+    "LandmarkMetric": "landmark",
+    "LandmarkScores": "landmark_scoring",
+    "NORMS": "landmark_scoring",
     "PhotoMatch": "scoring",
     "RankedDetections": "bootstrap",
+    "Verification": "verification",
     "WiderFaceMetric": "widerface",
+    "area_under_ced": "landmark_scoring",
+    "ced_curve": "landmark_scoring",
     "evaluate_detections": "scoring",
+    "evaluate_landmarks": "landmark_scoring",
     "evaluate_widerface": "widerface_protocol",
+    "label_sizes": "landmark_scoring",
     "match_photo": "scoring",
     "match_photos": "scoring",
+    "normalisers": "landmark_scoring",
     "paired_bootstrap": "bootstrap",
+    "point_errors": "landmark_scoring",
     "precision_recall": "scoring",
+    "read_lfw_pairs": "verification",
     "read_predictions": "widerface_files",
     "read_widerface_ground_truth": "widerface_protocol",
+    "scored_faces": "landmark_scoring",
     "summarize": "scoring",
+    "verify_pairs": "verification",
     "widerface_curves": "widerface_protocol",
     "write_prediction": "widerface_files",
 }
@@ -35,18 +61,31 @@ _HOME_OF = {
 __all__ = [
     "Comparison",
     "DetectionMetric",
+    "LandmarkMetric",
+    "LandmarkScores",
+    "NORMS",
     "PhotoMatch",
     "RankedDetections",
+    "Verification",
     "WiderFaceMetric",
+    "area_under_ced",
+    "ced_curve",
     "evaluate_detections",
+    "evaluate_landmarks",
     "evaluate_widerface",
+    "label_sizes",
     "match_photo",
     "match_photos",
+    "normalisers",
     "paired_bootstrap",
+    "point_errors",
     "precision_recall",
+    "read_lfw_pairs",
     "read_predictions",
     "read_widerface_ground_truth",
+    "scored_faces",
     "summarize",
+    "verify_pairs",
     "widerface_curves",
     "write_prediction",
 ]

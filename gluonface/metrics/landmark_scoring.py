@@ -6,16 +6,52 @@ Letters: N faces, K landmarks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ..errors import InputError
-from ..faces import SCHEMES
+from ..faces import SCHEMES, Scheme
+from ..geometry import box_area
 
-__all__ = ["NORMS", "LandmarkScores", "ced_curve", "evaluate_landmarks", "normalisers", "point_errors"]
+__all__ = [
+    "NORMS",
+    "LandmarkScores",
+    "area_under_ced",
+    "ced_curve",
+    "evaluate_landmarks",
+    "label_sizes",
+    "normalisers",
+    "point_errors",
+    "scored_faces",
+]
 
 #: What distances are divided by, see `normalisers`.
 NORMS = ("interocular", "interpupil", "box", "face_size")
+
+
+class Labels(Protocol):
+    """What is read of labelled faces; :class:`gluonface.data.base.FaceLabels` has it."""
+
+    boxes: np.ndarray
+    ignore: np.ndarray
+    landmarks: np.ndarray | None
+    scheme: str | None
+    attributes: list[dict]
+
+
+def scored_faces(labels: Labels) -> np.ndarray:
+    """Indices (n,) of the faces that predictions can be compared with: not ignored, a point labelled at least."""
+    if labels.landmarks is None:
+        return np.zeros(0, np.int64)
+    known = np.isfinite(labels.landmarks).all(axis=2).any(axis=1)
+    return np.flatnonzero(known & ~np.asarray(labels.ignore, bool))
+
+
+def label_sizes(norm: str, labels: Labels) -> np.ndarray:
+    """`normalisers` (M,) of labelled faces; "face_size" reads the number ``face_size`` among their attributes."""
+    given = np.array([face.get("face_size", np.nan) for face in labels.attributes], np.float64)
+    return normalisers(norm, labels.landmarks, labels.scheme, labels.boxes, given)
 
 
 def normalisers(
@@ -45,10 +81,16 @@ def normalisers(
     Raises
     ------
     InputError
-        Unknown norm, "box" without boxes, or a face whose normaliser is unknown or not positive.
+        Unknown norm or scheme, "box" without boxes, arrays that do not fit, or a face whose normaliser is unknown or
+        not positive.
     """
+    facts = _scheme(scheme)
     truth = np.asarray(truth, np.float64)
-    facts = SCHEMES[scheme]
+    if truth.ndim != 3 or truth.shape[1:] != (facts.num_points, 2):
+        raise InputError(f"expected labelled points of shape (N, {facts.num_points}, 2), got {truth.shape}")
+    for what, array in (("boxes", boxes), ("face_sizes", face_sizes)):
+        if array is not None and len(array) != len(truth):
+            raise InputError(f"expected {what} of {len(truth)} faces, got {len(array)}")
     if norm == "interocular":
         left, right = facts.eye_corners
         sizes = np.linalg.norm(truth[:, left] - truth[:, right], axis=-1)
@@ -58,12 +100,13 @@ def normalisers(
     elif norm == "box":
         if boxes is None:
             raise InputError('norm "box" needs the labelled boxes')
-        boxes = np.asarray(boxes, np.float64)
-        sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        sizes = np.sqrt(box_area(np.asarray(boxes, np.float64).reshape(-1, 4)))
     elif norm == "face_size":
-        spread = np.nanmax(truth, axis=1) - np.nanmin(truth, axis=1) if len(truth) else np.zeros((0, 2))
-        sizes = np.sqrt(spread.prod(axis=1))
+        known = np.isfinite(truth).all(axis=2, keepdims=True)
+        spread = np.where(known, truth, -np.inf).max(axis=1) - np.where(known, truth, np.inf).min(axis=1)
+        sizes = np.sqrt(np.where(known.any(axis=1), spread, 0).prod(axis=1))
         if face_sizes is not None:
+            face_sizes = np.asarray(face_sizes, np.float64)
             sizes = np.where(np.isfinite(face_sizes), face_sizes, sizes)
     else:
         raise InputError(f"expected a norm among {', '.join(NORMS)}, got {norm!r}")
@@ -74,6 +117,12 @@ def normalisers(
             "points it needs are not labelled or lie in one place; take another norm"
         )
     return sizes
+
+
+def _scheme(name: str) -> Scheme:
+    if name not in SCHEMES:
+        raise InputError(f"expected a scheme among {', '.join(SCHEMES)}, got {name!r}")
+    return SCHEMES[name]
 
 
 def point_errors(predicted: np.ndarray, truth: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -96,7 +145,10 @@ def ced_curve(errors: np.ndarray, limit: float = 0.08, steps: int = 200) -> tupl
 
 
 def area_under_ced(errors: np.ndarray, limit: float = 0.08) -> float:
-    """Area under the CED curve up to a limit, as a share of the limit: exact, 1 is perfect."""
+    """Area under the CED curve up to a limit, as a share of the limit: 1 is perfect, NaN without faces.
+
+    Exact, the step curve itself and no sum over thresholds: a face of error e adds what lies to the right of e.
+    """
     errors = np.asarray(errors, np.float64)
     return float(np.clip(1 - errors / limit, 0, None).mean()) if len(errors) else float("nan")
 
@@ -117,8 +169,9 @@ class LandmarkScores:
     percentiles : dict of str to float
         NME at the 90th, 95th and 99th percentile of the faces that were found.
     groups : dict of str to float
-        Mean error over the points of each group of the scheme.
+        Mean error over the labelled points of each group of the scheme, NaN where there are none.
     faces, missed : int
+        All faces, and those among them that were missed.
     errors : ndarray (faces,)
         NME of each face, inf for a missed one.
     """
@@ -171,27 +224,41 @@ def evaluate_landmarks(
     Raises
     ------
     InputError
-        Shapes differ, or a face has no labelled point.
+        Shapes differ, there are no faces, a face has no labelled point, a prediction has some points only, or the
+        threshold is not positive.
     """
-    shape = (len(sizes), SCHEMES[scheme].num_points, 2)
+    facts = _scheme(scheme)
+    predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    if not threshold > 0:
+        raise InputError(f"expected a threshold above 0, got {threshold}")
+    shape = (len(sizes), facts.num_points, 2)
     if np.shape(predicted) != shape or np.shape(truth) != shape:
         raise InputError(
             f"expected predicted and labelled points of shape {shape}, got {np.shape(predicted)} and {np.shape(truth)}"
         )
-    if not np.isfinite(np.asarray(truth)).all(axis=2).any(axis=1).all():
-        raise InputError("expected at least one labelled point on every face")
     if not len(sizes):
         raise InputError("expected at least one face to score")
+    bare = np.flatnonzero(~np.isfinite(truth).all(axis=2).any(axis=1))
+    if bare.size:
+        raise InputError(f"expected at least one labelled point on every face, face {bare[0]} of {len(sizes)} has none")
+    finite = np.isfinite(predicted)
+    missed = ~finite.any(axis=(1, 2))
+    torn = np.flatnonzero(~missed & ~finite.all(axis=(1, 2)))
+    if torn.size:
+        # Silently scoring the points that are there, or the face as missed, would both be wrong.
+        raise InputError(
+            f"expected all points of a face, or NaN for all of one that was missed; of face {torn[0]} of {len(sizes)} "
+            f"{int((~finite[torn[0]]).any(axis=1).sum())} of {facts.num_points} predicted points are not finite"
+        )
     errors = point_errors(predicted, truth, sizes)
-    missed = ~np.isfinite(np.asarray(predicted)).all(axis=(1, 2))
     found = errors[~missed]
     per_face = np.full(len(errors), np.inf)
     nan = float("nan")
-    percentiles, groups = dict.fromkeys(("90", "95", "99"), nan), dict.fromkeys(SCHEMES[scheme].groups, nan)
+    percentiles, groups = dict.fromkeys(("90", "95", "99"), nan), dict.fromkeys(facts.groups, nan)
     if len(found):
         per_face[~missed] = np.nanmean(found, axis=1)
         percentiles = {k: float(np.percentile(per_face[~missed], int(k))) for k in percentiles}
-        for name, rows in SCHEMES[scheme].groups.items():
+        for name, rows in facts.groups.items():
             values = found[:, list(rows)]
             groups[name] = float(np.nanmean(values)) if np.isfinite(values).any() else nan
     return LandmarkScores(

@@ -148,11 +148,11 @@ class LandmarkNet(nn.HybridBlock):
         """Put the decoder's constants where the network is; before it is anywhere, ``initialize()`` does."""
         placed = [p.list_ctx() for p in self.network.collect_params().values() if p._data is not None]
         constants = self.decoder.collect_params()
-        if placed and constants:
-            if next(iter(constants.values()))._data is None:
-                constants.initialize(ctx=placed[0])
+        for constant in constants.values() if placed else ():
+            if constant._data is None:
+                constant.initialize(ctx=placed[0])
             else:
-                constants.reset_ctx(placed[0])
+                constant.reset_ctx(placed[0])
 
     def hybrid_forward(self, F, x):
         """Crops (B, 3, size, size), RGB, normalised as ``net.facts`` says, to landmarks (B, K, 2) in their pixels and
@@ -222,42 +222,47 @@ DATASETS = {"jd106": "106", "wflw": "98", "300w": "68", "fc26": "68", "cofw": "2
 
 _NAME = re.compile(rf"heatmap_({'|'.join(map(re.escape, BACKBONES))})_([sd]+)_({'|'.join(DATASETS)})")
 
-# What the paper's tables compare (tables 2, 3, 4 and 6) and what other sets are usually measured with. Any other
-# strategy can be built too.
+# (backbone, strategies) of the paper's tables 2, 3, 4 and 6.
+_PAPER = (
+    ("mobilenetv2_0.25", "ssss dsss ddss dssd dsds ddds sssd sdsd ssdd sddd dddd"),
+    ("mobilenetv2_1.0", "ssd sdd sssd sdsd"),
+    *((backbone, "sdd") for backbone in ("mobilenet", "mobilenetv3", "resnet18", "resnet50")),
+)
+# What other sets are usually measured with. Any other strategy can be built too.
+_USUAL = (("mobilenetv2_1.0", "sdd"), ("resnet50", "sdd"))
 _LISTED = {
-    "jd106": (
-        *(
-            "mobilenetv2_0.25_" + s
-            for s in ["ssss", "dsss", "ddss", "dssd", "dsds", "ddds", "sssd", "sdsd", "ssdd", "sddd", "dddd"]
-        ),
-        *("mobilenetv2_1.0_" + s for s in ["ssd", "sdd", "sssd", "sdsd"]),
-        *("mobilenet_sdd", "mobilenetv3_sdd", "resnet18_sdd", "resnet50_sdd"),
-    ),
-    **dict.fromkeys(("wflw", "300w", "cofw", "aflw"), ("mobilenetv2_1.0_sdd", "resnet50_sdd")),
-    "fc26": ("mobilenetv2_1.0_sdd", "mobilenetv2_0.25_sssd"),
+    "jd106": _PAPER,
+    **dict.fromkeys(("wflw", "300w", "cofw", "aflw"), _USUAL),
+    "fc26": (("mobilenetv2_1.0", "sdd"), ("mobilenetv2_0.25", "sssd")),
 }
 
+#: (name, backbone, variant, dataset) of every model of this system that is listed; the variant is the strategy.
+MODELS = [
+    (f"heatmap_{backbone}_{strategy}_{dataset}", backbone, strategy, dataset)
+    for dataset, nets in _LISTED.items()
+    for backbone, strategies in nets
+    for strategy in strategies.split()
+]
 
-def parse(name: str) -> tuple[str, str] | None:
-    """``heatmap_<backbone>_<strategy>_<dataset>`` to (``<backbone>_<strategy>``, dataset); None for another name.
+
+def parse(name: str) -> tuple[str, str, str] | None:
+    """``heatmap_<backbone>_<strategy>_<dataset>`` to its three parts; None for another name.
 
     Four letters at most: five would give heatmaps as large as the crop.
     """
     match = _NAME.fullmatch(name)
-    return (f"{match[1]}_{match[2]}", match[3]) if match and len(match[2]) <= 4 else None
-
-
-#: (name, variant, dataset) of every model of this system.
-MODELS = [
-    (f"heatmap_{variant}_{dataset}", variant, dataset) for dataset, variants in _LISTED.items() for variant in variants
-]
+    return match.groups() if match and len(match[2]) <= 4 else None
 
 
 def figures(
-    variant: str, dataset: str, filters: int | None = None, stem: int = STEM, num_points: int | None = None
+    backbone: str,
+    strategy: str,
+    dataset: str,
+    filters: int | None = None,
+    stem: int = STEM,
+    num_points: int | None = None,
 ) -> dict:
     """Parameters and GF of a net, counted layer by layer, and its facts that need no weights."""
-    backbone, _, strategy = variant.rpartition("_")
     base = BACKBONES[backbone]
     filters = base.filters if filters is None else filters
     scheme = DATASETS[dataset] if num_points is None else str(num_points)
@@ -283,7 +288,6 @@ def figures(
 
 
 def heatmap(
-    variant: str,
     facts: ModelFacts,
     *,
     pretrained_base: bool | str | os.PathLike = False,
@@ -298,10 +302,9 @@ def heatmap(
 
     Parameters
     ----------
-    variant : str
-        ``<backbone>_<strategy>``.
     facts : ModelFacts
-        Becomes ``net.facts``, with the figures of this net.
+        Its ``backbone`` is a key of `BACKBONES`, its ``variant`` a strategy. Becomes ``net.facts``, with the figures of
+        this net.
     pretrained_base, root
         See :class:`gluonface.model_zoo.backbone.Features`.
     filters : int, optional
@@ -325,8 +328,7 @@ def heatmap(
     InputError
         An argument is out of range.
     """
-    backbone, _, strategy = variant.rpartition("_")
-    base = BACKBONES[backbone]
+    base, strategy = BACKBONES[facts.backbone], facts.variant
     if filters is not None and (filters < 4 or filters % 4):
         raise InputError(f"expected filters to be a multiple of 4, got {filters}")
     if stem < 1:
@@ -335,7 +337,7 @@ def heatmap(
         raise InputError(f"expected num_points among {', '.join(SCHEMES)}, got {num_points}")
     if size is not None and (size < BACKBONE_STRIDE or size % BACKBONE_STRIDE):
         raise InputError(f"expected size to be a multiple of {BACKBONE_STRIDE}, got {size}")
-    changed = figures(variant, facts.dataset, filters, stem, num_points)
+    changed = figures(facts.backbone, strategy, facts.dataset, filters, stem, num_points)
     facts = dataclasses.replace(
         facts, params=changed["params"], gf=changed["gf"], scheme=changed["scheme"], size=size or facts.size
     )

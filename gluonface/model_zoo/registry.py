@@ -25,16 +25,16 @@ class System:
 
     Attributes
     ----------
-    models : list of (name, variant, dataset)
+    models : list of (name, backbone, variant, dataset)
         Those that are listed.
     figures : callable
-        ``figures(variant, dataset)``: parameters, GF and what else is known of a model without weights.
+        ``figures(backbone, variant, dataset)``: parameters, GF and what else is known of a model without weights.
     build : callable
-        ``build(variant, facts, pretrained_base=, root=, **options)``.
+        ``build(facts, pretrained_base=, root=, **options)``.
     options : tuple of str
         Which of get_model's options its nets have.
     parse : callable, optional
-        Name to (variant, dataset), or None, for models that are not listed.
+        Name to (backbone, variant, dataset), or None, for models that are not listed.
     """
 
     models: list
@@ -59,13 +59,11 @@ _SYSTEMS = {
         parse=heatmap.parse,
     ),
 }
-_MODELS = {
-    name: (system, variant, dataset) for system, facts in _SYSTEMS.items() for name, variant, dataset in facts.models
-}
+_MODELS = {name: (system, *parts) for system, facts in _SYSTEMS.items() for name, *parts in facts.models}
 
 
-def _find(name: str) -> tuple[str, str, str]:
-    """System, variant and dataset of a model."""
+def _find(name: str) -> tuple[str, str, str, str]:
+    """System, backbone, variant and dataset of a model."""
     if name in _MODELS:
         return _MODELS[name]
     for system, facts in _SYSTEMS.items():
@@ -84,10 +82,10 @@ def model_facts(name: str, root: str | os.PathLike | None = None) -> ModelFacts:
     ModelNotFoundError
         No such model; names the nearest.
     """
-    system, variant, dataset = _find(name)
-    known = _SYSTEMS[system].figures(variant, dataset)
+    system, backbone, variant, dataset = _find(name)
+    known = _SYSTEMS[system].figures(backbone, variant, dataset)
     known.update(weights.read_facts(name, root))
-    return ModelFacts(name=name, system=system, backbone=variant, dataset=dataset, **known)
+    return ModelFacts(name=name, system=system, backbone=backbone, variant=variant, dataset=dataset, **known)
 
 
 def list_models(filter: str = "*", pretrained: bool = False, root: str | os.PathLike | None = None) -> list[str]:
@@ -175,7 +173,7 @@ def get_model(
     if foreign:
         raise InputError(f"{name} has no {', '.join(foreign)}; its options are {', '.join(system.options)}")
     base = False if pretrained else pretrained_base
-    net = system.build(facts.backbone, facts, pretrained_base=base, root=root, **options)
+    net = system.build(facts, pretrained_base=base, root=root, **options)
     ctx = ctx if ctx is not None else mx.cpu()
     if path is not None:
         net.load_parameters(path, ctx=ctx)

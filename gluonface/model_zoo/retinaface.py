@@ -74,21 +74,20 @@ VARIANTS = {
 }
 DATASETS = {"mobilenet0.25": ("widerface", "fc26", "mask")}
 
-#: (name, backbone, dataset) of every model of this system.
+#: (name, backbone, variant, dataset) of every model of this system.
 MODELS = [
-    (f"retinaface_{backbone}_{dataset}", backbone, dataset)
+    (f"retinaface_{backbone}_{dataset}", backbone, "", dataset)
     for backbone in VARIANTS
     for dataset in DATASETS.get(backbone, ("widerface",))
 ]
 
 
-def figures(backbone: str, dataset: str) -> dict:
-    """Parameters and GF of a variant, whatever its dataset, as `ModelFacts` has them."""
+def figures(backbone: str, variant: str, dataset: str) -> dict:
+    """Parameters and GF of a net, whatever its dataset, as `ModelFacts` has them."""
     return {"params": VARIANTS[backbone].params, "gf": VARIANTS[backbone].gf}
 
 
 def retinaface(
-    backbone: str,
     facts: ModelFacts,
     *,
     pretrained_base: bool | str | os.PathLike = False,
@@ -99,10 +98,8 @@ def retinaface(
 
     Parameters
     ----------
-    backbone : str
-        A key of ``VARIANTS``.
     facts : ModelFacts
-        Becomes ``net.facts``.
+        Its ``backbone`` is a key of ``VARIANTS``. Becomes ``net.facts``.
     pretrained_base, root
         See :class:`gluonface.model_zoo.backbone.Backbone`.
     **nms
@@ -113,6 +110,6 @@ def retinaface(
     FaceDetector
         Not initialised, except for a pretrained backbone.
     """
-    base = Backbone(backbone, pretrained=pretrained_base, root=root)
-    network = RetinaFaceNetwork(base, VARIANTS[backbone].channels, LIGHT_ANCHORS)
+    base = Backbone(facts.backbone, pretrained=pretrained_base, root=root)
+    network = RetinaFaceNetwork(base, VARIANTS[facts.backbone].channels, LIGHT_ANCHORS)
     return FaceDetector(network, LIGHT_ANCHORS, facts, **nms)

@@ -37,6 +37,8 @@ class ModelFacts:
     ----------
     name, system, backbone, dataset : str
         The model's name and its parts.
+    variant : str
+        The part between backbone and dataset, such as a heatmap net's upscaling strategy; "" where there is none.
     task : str
         "detection": photos to faces; "landmarks": a crop of one face to its points.
     params : int
@@ -74,6 +76,7 @@ class ModelFacts:
     dataset: str
     params: int
     gf: float
+    variant: str = ""
     task: str = "detection"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -99,6 +102,7 @@ _FROM_FILE = {f.name for f in fields(ModelFacts)} - {
     "system",
     "backbone",
     "dataset",
+    "variant",
     "params",
     "gf",
     "task",

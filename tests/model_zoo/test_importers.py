@@ -8,7 +8,7 @@ from gluonface.errors import WeightsError
 from gluonface.geometry import apply_letterbox, letterbox
 from gluonface.image import load_image
 from gluonface.model_zoo import get_model, import_insightface, store
-from gluonface.model_zoo.backbone import Backbone
+from gluonface.model_zoo.backbone import Backbone, Features
 from gluonface.model_zoo.importers import load_torch_backbone
 
 
@@ -145,7 +145,7 @@ def torch_mobilenet(rng):
     return arrays
 
 
-def conv_norm_relu(x, arrays, conv, norm, stride, groups):
+def conv_norm_relu(x, arrays, conv, norm, stride, groups, relu=True):
     """A convolution by its definition, BatchNorm and ReLU in NumPy."""
     weight = arrays[f"{conv}.weight"].astype(np.float64)
     k = weight.shape[2]
@@ -163,7 +163,8 @@ def conv_norm_relu(x, arrays, conv, norm, stride, groups):
         n: arrays[f"{norm}.{n}"][:, None, None].astype(np.float64)
         for n in ("weight", "bias", "running_mean", "running_var")
     }
-    return np.maximum((y - g["running_mean"]) / np.sqrt(g["running_var"] + 1e-5) * g["weight"] + g["bias"], 0)
+    y = (y - g["running_mean"]) / np.sqrt(g["running_var"] + 1e-5) * g["weight"] + g["bias"]
+    return np.maximum(y, 0) if relu else y
 
 
 def test_torch_named_arrays_give_the_maps_computed_by_hand():
@@ -190,6 +191,107 @@ def test_torch_named_arrays_give_the_maps_computed_by_hand():
     found = backbone(mx.nd.array(image[None]))
     for ours, theirs in zip(found, expected):
         np.testing.assert_allclose(ours.asnumpy()[0], theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+# (expansion, channels, blocks, stride) of MobileNetV2 (Sandler et al. 2018, table 2).
+MOBILENETV2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def mobilenetv2_blocks():
+    """(torchvision's prefix, expansion, in, out, stride) of each bottleneck."""
+    number, channels = 1, 32
+    for expansion, out, count, first in MOBILENETV2:
+        for i in range(count):
+            yield f"features.{number}.conv", expansion, channels, out, first if i == 0 else 1
+            number, channels = number + 1, out
+
+
+def torch_mobilenetv2(rng):
+    """Random arrays under the names and in the shapes of torchvision's MobileNetV2."""
+    arrays = {}
+
+    def conv(conv_name, norm_name, out, per_group, kernel):
+        arrays[f"{conv_name}.weight"] = rng.normal(size=(out, per_group, kernel, kernel)) / np.sqrt(per_group * kernel)
+        for name, low, high in (
+            ("weight", 0.5, 1.5),
+            ("bias", -0.2, 0.5),
+            ("running_mean", -1, 1),
+            ("running_var", 0.5, 2),
+        ):
+            arrays[f"{norm_name}.{name}"] = rng.uniform(low, high, out)
+
+    conv("features.0.0", "features.0.1", 32, 3, 3)
+    for prefix, expansion, channels, out, _ in mobilenetv2_blocks():
+        wide, depth = channels * expansion, 0
+        if expansion > 1:
+            conv(f"{prefix}.0.0", f"{prefix}.0.1", wide, channels, 1)
+            depth = 1
+        conv(f"{prefix}.{depth}.0", f"{prefix}.{depth}.1", wide, 1, 3)
+        conv(f"{prefix}.{depth + 1}", f"{prefix}.{depth + 2}", out, wide, 1)
+    conv("features.18.0", "features.18.1", 1280, 320, 1)
+    arrays |= {"classifier.1.weight": rng.normal(size=(10, 1280)), "classifier.1.bias": rng.normal(size=10)}
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def mobilenetv2_maps(arrays, image):
+    """The maps behind every bottleneck and the last convolution, by NumPy from torchvision's arrays."""
+    x = np.minimum(conv_norm_relu(image, arrays, "features.0.0", "features.0.1", 2, 1), 6)
+    maps = []
+    for prefix, expansion, channels, out, stride in mobilenetv2_blocks():
+        y, depth = x, 0
+        if expansion > 1:
+            y = np.minimum(conv_norm_relu(y, arrays, f"{prefix}.0.0", f"{prefix}.0.1", 1, 1), 6)
+            depth = 1
+        y = np.minimum(conv_norm_relu(y, arrays, f"{prefix}.{depth}.0", f"{prefix}.{depth}.1", stride, len(y)), 6)
+        y = conv_norm_relu(y, arrays, f"{prefix}.{depth + 1}", f"{prefix}.{depth + 2}", 1, 1, relu=False)
+        x = x + y if stride == 1 and channels == out else y
+        maps.append(x)
+    maps.append(np.minimum(conv_norm_relu(x, arrays, "features.18.0", "features.18.1", 1, 1), 6))
+    return maps
+
+
+def same_maps(features, arrays, image):
+    """Compare all layers of `Features`; returns how many."""
+    expected = mobilenetv2_maps(arrays, image)
+    x, found = mx.nd.array(image[None]), []
+    layers = list(features.layers)
+    for layer in layers:
+        x = layer(x)
+        found.append(x.asnumpy()[0])
+    # The stem's and the last convolution's three layers each make one map.
+    for ours, theirs in zip([*found[3:-3], found[-1]], expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+    return len(expected)
+
+
+def test_torchvision_mobilenetv2_gives_layer_by_layer_the_maps_computed_by_hand(rng):
+    arrays = torch_mobilenetv2(rng)
+    features = Features("mobilenetv2_1.0")
+    assert load_torch_backbone(features, arrays) == ["classifier.1.bias", "classifier.1.weight"]
+    assert same_maps(features, arrays, rng.normal(size=(3, 64, 32))) == 18
+
+
+def test_the_published_mobilenetv2_gives_layer_by_layer_the_maps_computed_by_hand(facedata, rng):
+    path = facedata / "pretrained" / "mobilenet_v2_1.0_imagenet.npz"
+    features = Features("mobilenetv2_1.0", pretrained=path)
+    with np.load(path) as file:
+        assert same_maps(features, dict(file), rng.normal(size=(3, 64, 32))) == 18
+
+
+def test_the_1280_channels_are_filled_too(rng):
+    arrays = torch_mobilenetv2(rng)
+    features = Features("mobilenetv2_1.0")
+    load_torch_backbone(features, arrays)
+    last = features.layers[-3].weight.data().asnumpy()
+    np.testing.assert_array_equal(last, arrays["features.18.0.weight"])
 
 
 def test_arrays_of_another_backbone_are_refused_naming_the_first_that_differs():

@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
-from gluonface.decode import LIGHT_ANCHORS, anchors_for, decode_boxes, decode_points
+from gluonface.decode import (
+    HEATMAP_DECODERS,
+    LIGHT_ANCHORS,
+    anchors_for,
+    decode_boxes,
+    decode_heatmaps,
+    decode_points,
+    encode_heatmaps,
+)
+from gluonface.errors import InputError
 from gluonface.nn.anchors import AnchorGenerator
 from gluonface.nn.coder import BoxDecoder, PointDecoder
+from gluonface.nn.heatmap import HeatmapDecoder
 
 HYBRID = pytest.mark.parametrize("hybrid", [False, True], ids=["imperative", "hybridized"])
 
@@ -45,3 +55,35 @@ def test_graph_point_decoding_is_the_numpy_decoding(hybrid):
     found = block(PointDecoder, hybrid, 5)(mx.nd.array(preds), mx.nd.array(anchors[None])).asnumpy()
     expected = decode_points(preds, anchors)
     np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-5, atol=1e-3)
+
+
+@HYBRID
+@pytest.mark.parametrize("method", HEATMAP_DECODERS)
+def test_graph_heatmap_decoding_is_the_numpy_decoding(hybrid, method, rng):
+    points = np.concatenate([rng.uniform(0, 14, (2, 20, 2)), [[[0.1, 0.2], [15.9, 11.9]]] * 2], axis=1)
+    heatmaps = encode_heatmaps(points, (12, 16), 1.5) + rng.normal(0, 0.05, (2, 22, 12, 16)).astype(np.float32)
+    heatmaps[0, 0] = 0  # no peak
+    decoder = block(HeatmapDecoder, False, (12, 16), method)
+    decoder.initialize()
+    if hybrid:
+        decoder.hybridize()
+    found, scores = decoder(mx.nd.array(heatmaps))
+    expected, expected_scores = decode_heatmaps(heatmaps, method)
+    np.testing.assert_allclose(found.asnumpy(), expected, atol=2e-4)
+    np.testing.assert_array_equal(scores.asnumpy(), expected_scores)
+
+
+def test_the_highest_cell_is_right_in_maps_of_any_width():
+    for width in (5, 7, 48, 96, 191):
+        heatmaps = np.zeros((1, 5 * width, 5, width), np.float32)
+        heatmaps.reshape(1, 5 * width, -1)[0, np.arange(5 * width), np.arange(5 * width)] = 1
+        decoder = HeatmapDecoder((5, width), "argmax")
+        points, _ = decoder(mx.nd.array(heatmaps))
+        np.testing.assert_array_equal(points.asnumpy(), decode_heatmaps(heatmaps, "argmax")[0])
+
+
+def test_a_decoder_refuses_what_it_cannot_read():
+    with pytest.raises(InputError, match="expected a decoder among"):
+        HeatmapDecoder((8, 8), "median")
+    with pytest.raises(InputError, match="at least 5x5"):
+        HeatmapDecoder((4, 8))
