@@ -19,7 +19,7 @@ from .faces import SCHEMES, Faces
 from .geometry import five_from_boxes, invert_affine, similarity_transform, warp_image, warp_points
 from .model_zoo import ModelFacts, get_model
 
-__all__ = ["FLIPS", "LandmarkPredictor", "align_faces", "normalise"]
+__all__ = ["FLIPS", "LandmarkPredictor", "align_faces", "context_of", "normalise"]
 
 #: What is averaged over a crop and its mirror image.
 FLIPS = ("none", "points", "heatmaps")
@@ -32,6 +32,19 @@ def normalise(image: np.ndarray, facts: ModelFacts, out: np.ndarray) -> np.ndarr
     for plane, mean, std, target in zip(cv2.split(image), facts.mean, facts.std, out):
         target[...] = cv2.LUT(plane, ((levels - mean) / std).astype(np.float32)[None])
     return out
+
+
+def context_of(net) -> mx.Context:
+    """Where a net runs: where its parameters are, the CPU when it has none; InputError when it is not initialised."""
+    for parameter in net.collect_params().values():
+        try:
+            return parameter.list_ctx()[0]
+        except RuntimeError as error:
+            raise InputError(
+                f"expected a net with parameters, but {parameter.name} is not initialised: load weights "
+                "(pretrained=True, net.load_parameters) or call net.initialize()"
+            ) from error
+    return mx.cpu()
 
 
 def align_faces(five: np.ndarray, facts: ModelFacts) -> np.ndarray:
@@ -105,10 +118,7 @@ class LandmarkPredictor:
     @property
     def ctx(self) -> mx.Context:
         """Where the net runs."""
-        for parameter in self.net.network.collect_params().values():
-            if parameter._data is not None:
-                return parameter.list_ctx()[0]
-        raise InputError(f"expected a net with parameters, got {_describe(self.net)} that is not initialised")
+        return context_of(self.net)
 
     def __call__(self, images: Sequence[np.ndarray], faces: Sequence[Faces]) -> list[Faces]:
         """`Faces` with the dense landmarks added.
@@ -189,8 +199,8 @@ class LandmarkPredictor:
             found = SCHEMES[self.net.scheme].five_points(landmarks[rows])
             rows, found = rows[_apart(found)], found[_apart(found)]
             landmarks[rows], scores[rows] = self._once(images, owner[rows], found)
-        ends = np.cumsum(counts)[:-1]
-        return np.split(landmarks, ends), np.split(scores, ends)
+        own = [slice(end - count, end) for count, end in zip(counts, np.cumsum(counts))]
+        return [landmarks[rows] for rows in own], [scores[rows] for rows in own]
 
     def _once(self, images, owner, five) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks (N, K, 2) and scores (N, K) of N faces, each in the image that it belongs to."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._compat import mx
-from .alignment import LandmarkPredictor, normalise
+from .alignment import LandmarkPredictor, context_of, normalise
 from .errors import ImageError, InputError
 from .faces import Faces
 from .geometry import Letterbox, apply_letterbox, clip_boxes, letterbox
@@ -177,7 +177,7 @@ class FaceAnalyzer:
             self.landmarks = landmarks
         elif landmarks is not None:
             self.landmarks = LandmarkPredictor(landmarks, ctx=ctx, root=root)
-        self.ctx = _context_of(self.net)
+        self.ctx = context_of(self.net)
         self.canvas_hw = _canvas(self.net.facts.size if size == "auto" else size)
         self.score_thresh = self.net.facts.score_thresh if score_thresh is None else score_thresh
         self.max_faces = max_faces
@@ -385,15 +385,3 @@ def _canvas(size) -> tuple[int, int] | None:
     if height < 1 or width < 1:
         raise InputError(f"expected a size of at least 1, got {size!r}")
     return height, width
-
-
-def _context_of(net) -> mx.Context:
-    for parameter in net.collect_params().values():
-        try:
-            return parameter.list_ctx()[0]
-        except RuntimeError as error:
-            raise InputError(
-                f"expected a net with parameters, but {parameter.name} is not initialised: load weights "
-                "(pretrained=True, net.load_parameters) or call net.initialize()"
-            ) from error
-    return mx.cpu()

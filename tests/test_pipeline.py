@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import cv2
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
+from gluonface.alignment import LandmarkPredictor
 from gluonface.errors import ImageError, InputError
 from gluonface.faces import Faces
-from gluonface.geometry import letterbox
+from gluonface.geometry import HEATMAP_TEMPLATE, letterbox
 from gluonface.image import encode_image
 from gluonface.model_zoo import ModelFacts
 from gluonface.pipeline import FaceAnalyzer, postprocess, preprocess
@@ -386,3 +388,60 @@ def test_a_real_net_gives_the_same_in_a_batch_as_alone():
         np.testing.assert_allclose(alone.boxes, batch.boxes, atol=1e-3)
         np.testing.assert_allclose(alone.landmarks5, batch.landmarks5, atol=1e-3)
         np.testing.assert_allclose(alone.scores, batch.scores, atol=1e-5)
+
+
+# With a landmark net
+
+
+class CornerNet(mx.gluon.Block):
+    """A landmark net that says where the template has the five points, shifted by a pixel of the crop."""
+
+    scheme, stride = "5", 4
+
+    def __init__(self):
+        super().__init__()
+        template = tuple(map(tuple, HEATMAP_TEMPLATE.tolist()))
+        self.facts = dataclasses.replace(
+            FACTS, name="corners", task="landmarks", scheme="5", size=64, template=template
+        )
+        self.batches = []
+
+    def forward(self, x):
+        self.batches.append(len(x))
+        points = np.tile(HEATMAP_TEMPLATE * 64 + 1, (len(x), 1, 1))
+        return mx.nd.array(points), mx.nd.ones((len(x), 5))
+
+
+def test_dense_landmarks_come_from_crops_of_all_faces_of_all_photos_as_one_batch():
+    net = CornerNet()
+    both = analyzer(landmarks=net, size=128)
+    found = both(PHOTOS)
+    assert net.batches == [sum(map(len, found))] and both.landmarks.net is net and "landmarks=corners" in repr(both)
+    for faces, plain in zip(found, analyzer(size=128)(PHOTOS)):
+        np.testing.assert_array_equal(faces.landmarks5, plain.landmarks5)
+        np.testing.assert_array_equal(faces.boxes, plain.boxes)
+        assert faces.scheme == "5" and faces.landmarks.shape == (len(plain), 5, 2)
+        # A crop's pixel is the face's size over the crop's.
+        shift = np.linalg.norm((faces.landmarks - faces.landmarks5).mean(axis=1), axis=1)
+        assert (shift < 0.1 * (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1)).all() and (shift > 0).all()
+
+
+def test_a_landmark_batch_is_cut_with_the_photos_and_bad_photos_stay_errors(tmp_path):
+    net = CornerNet()
+    found = list(analyzer(landmarks=net, batch_size=2).stream([PHOTOS[0], tmp_path / "no.png", PHOTOS[1]], "return"))
+    assert isinstance(found[1], ImageError) and net.batches == [2, 1]
+    assert found[0].landmarks.shape == (2, 5, 2)
+
+
+def test_a_predictor_with_settings_of_its_own_is_taken_as_it_is():
+    predictor = LandmarkPredictor(CornerNet(), passes=2)
+    found = analyzer(landmarks=predictor)(PHOTOS[0])
+    assert predictor.net.batches == [2, 2] and found.scheme == "5"
+
+
+def test_multiscale_results_get_their_dense_landmarks_once():
+    from gluonface.tta import detect_multiscale
+
+    net = CornerNet()
+    faces = detect_multiscale(analyzer(landmarks=net), PHOTOS[4], short_sides=(90, 180))
+    assert net.batches == [len(faces)] and faces.landmarks.shape == (len(faces), 5, 2)
