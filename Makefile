@@ -58,7 +58,7 @@ format: $(READY)
 
 bench: $(READY)
 	@set -e; mkdir -p $(OUT)/bench; \
-	models=$$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True))'); \
+	models=$$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True, task="detection"))'); \
 	$(PY) benchmarks/latency.py --model $$models --size 640 --json $(OUT)/bench/latency.json $(BENCH_ARGS); \
 	if [ ! -f "$(DATA)/det_val.jsonl" ]; then \
 	    echo "accuracy is not measured: no det_val.jsonl in $(DATA) (GLUONFACE_FACEDATA names another folder)"; exit; \
@@ -66,6 +66,10 @@ bench: $(READY)
 	for model in $$models; do \
 	    $(PY) benchmarks/eval_detection.py --model $$model --data "$(DATA)/det_val.jsonl" --size 640 \
 	        --json $(OUT)/bench/detection_$$model.json; \
+	done; \
+	for model in $$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True, task="landmarks"))'); do \
+	    $(PY) benchmarks/eval_landmarks.py --model $$model --data "$(DATA)/lmk_val.jsonl" --source helen \
+	        --json $(OUT)/bench/landmarks_$$model.json; \
 	done
 
 clean:

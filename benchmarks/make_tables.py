@@ -5,13 +5,17 @@
 
 In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->`` is replaced. NAME is one of
 
-  models     all models: parameters, cost, accuracy, speed, terms of the weights
-  detection  every result of eval_detection.py
-  speed      every result of latency.py
-  figures    on a model's card: all that was measured of it
+  models           all detectors: parameters, cost, accuracy, speed, terms of the weights
+  landmark_models  the same of the landmark nets that have weights
+  detection        every result of eval_detection.py
+  landmarks        every result of eval_landmarks.py
+  decoding         results of decode_heatmaps.py
+  speed            every result of latency.py
+  figures          on a model's card: all that was measured of it
 
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
-detection/<model>-<data>-<size>[-rot90].json, latency/<model>-<size>.json, memory/<model>.json.
+detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, latency/<model>-<size>.json,
+memory/<model>.json, decode/*.json.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from gluonface.model_zoo import ModelFacts, list_models, model_facts
 
 #: The result that stands for a model where there is room for one figure.
 MAIN_DATA, MAIN_SIZE = "det_val", 640
+MAIN_LANDMARK_DATA, MAIN_LANDMARK_DOMAIN = "lmk_val", "Helen"
 
 _REGION = re.compile(r"(<!-- begin:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
 
@@ -73,6 +78,8 @@ class Results:
     """The results of each script, in the order of the file names."""
 
     detection: list[dict]
+    landmarks: list[dict]
+    decode: list[dict]
     latency: list[dict]
     memory: list[dict]
 
@@ -81,6 +88,8 @@ class Results:
         """All files of ``folder``; DataError names one that lacks what the tables need."""
         needed = {
             "detection": ("model", "data", "domain", "rotate", "flip", "nme5"),
+            "landmarks": ("model", "domain", "norm", "align", "flip", "nme", "nme_groups", "auc", "failure_rate"),
+            "decode": ("machine", "faces", "points", "size", "median_ms"),
             "latency": ("size", "machine", "runs"),
             "memory": ("model", "photos", "settled_after", "settled_mib", "growth_mib"),
         }
@@ -92,6 +101,17 @@ class Results:
             r
             for r in self.detection
             if (r["model"], r["data"], r.get("size"), r["rotate"]) == (model, MAIN_DATA, MAIN_SIZE, 0) and not r["flip"]
+        ]
+        return chosen[0] if chosen else None
+
+    def main_landmarks_of(self, model: str) -> dict | None:
+        """The landmark result that stands for a model: from labelled boxes, with the defaults of the script."""
+        chosen = [
+            r
+            for r in self.landmarks
+            if (r["model"], r["data"], r["align"], r["flip"], r["decoder"])
+            == (model, MAIN_LANDMARK_DATA, "boxes", "points", "dark")
+            and MAIN_LANDMARK_DOMAIN in r["domain"]
         ]
         return chosen[0] if chosen else None
 
@@ -134,6 +154,15 @@ def with_metric(text: str, path: Path, results: Results) -> str:
         for r in results.detection
         if r["model"] == path.stem and r.get("ap50") is not None
     }
+    metric |= {
+        f"NME / {r['norm']}, {r['domain']}, {aligned(r)}": round(r["nme"], 5)
+        for r in results.landmarks
+        if r["model"] == path.stem
+    }
+    best = results.main_landmarks_of(path.stem)
+    if best is not None:
+        first = f"NME / {best['norm']}, {best['domain']}, {aligned(best)}"
+        metric = {first: metric.pop(first), **metric}
     main = results.main_of(path.stem)
     if main is not None:  # first, since the command's list shows the first one
         first = f"AP@0.5, {main['domain']}, {looked_at(main)}"
@@ -145,18 +174,16 @@ def with_metric(text: str, path: Path, results: Results) -> str:
 
 def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     shown, machines, rows = set(), set(), []
-    for one in sorted(facts, key=lambda f: not f.trained):
+    for one in sorted((f for f in facts if f.task == "detection"), key=lambda f: not f.trained):
         result = results.main_of(one.name)
         if result:
             shown.add(f"{result['domain']}, {looked_at(result)}")
         timed = [(r, t) for r, t in results.runs_of(one.name) if _is_plain(r, t)]
         if timed:
             machines.add(timed[0][0]["machine"]["cpu"])
-        card = path.parent / _card_beside(path, one.name)
-        name = f"[{one.name}]({_card_beside(path, one.name)})" if card.is_file() else f"`{one.name}`"
         rows.append(
             [
-                name,
+                _linked(path, one.name),
                 f"{one.params / 1e6:.2f} M",
                 f"{one.gf:.2f}",
                 figure(result and result["ap50"]),
@@ -177,6 +204,36 @@ def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
             f"\\** From JPEG (1280x960) to `Faces`, long side 640, MXNet, one thread of {', '.join(machines)}."
         )
     return "\n\n".join([_markdown(rows), *notes])
+
+
+def landmark_models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    nets = [f for f in facts if f.task == "landmarks"]
+    rows = [["model", "points", "parameters", "GF at 192", "NME, Helen portraits *", "terms of the weights"]]
+    notes = set()
+    for one in (f for f in nets if f.trained):
+        result = results.main_landmarks_of(one.name)
+        if result:
+            notes.add(f"{result['domain']}: mean distance over that of the outer eye corners, {aligned(result)}")
+        cells = [one.scheme, f"{one.params / 1e6:.2f} M", f"{one.gf:.2f}", _percent(result and result["nme"])]
+        rows.append([_linked(path, one.name), *cells, _terms(one)])
+    bare = len([f for f in nets if not f.trained])
+    parts = [_markdown(rows)]
+    parts += [f"\\* {note}." for note in sorted(notes)]
+    parts.append(
+        f"`gluonface models --task landmarks` lists {bare} more without weights, for 106 (`_jd106`), 98 (`_wflw`), 68 "
+        "(`_300w`), 29 (`_cofw`) and 19 (`_aflw`) points."
+    )
+    return "\n\n".join(parts)
+
+
+def _linked(path: Path, name: str) -> str:
+    """A model's name, linked to its card where it has one."""
+    card = _card_beside(path, name)
+    return f"[{name}]({card})" if (path.parent / card).is_file() else f"`{name}`"
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _card_beside(path: Path, name: str) -> str:
@@ -215,6 +272,50 @@ def _by_size(result: dict) -> str:
     for key, words in (("ap50", "AP@0.5"), ("recall_at_1fppi", "recall at 1 false alarm a photo")):
         rows.append([words, *(figure(result["by_size"][b][key]) for b in bins)])
     return _markdown(rows)
+
+
+def aligned(result: dict) -> str:
+    """How the faces of a landmark result were looked at, in words."""
+    words = {
+        "boxes": "from labelled boxes",
+        "points": "aligned by the labelled points (an oracle)",
+        "detections": f"found by {result['end_to_end']}",
+    }[result["align"]]
+    flips = {"none": "", "points": ", mirrored too", "heatmaps": ", heatmaps of the mirror image averaged"}
+    decoder = "" if result["decoder"] == "dark" else f", decoder {result['decoder']}"
+    return words + flips[result["flip"]] + decoder
+
+
+def landmarks_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return _landmarks(results.landmarks, with_model=True)
+
+
+def _landmarks(results: list[dict], with_model: bool) -> str:
+    head = ["photos", "faces", "over", "NME", "90th", "95th", "99th percentile", "AUC", "failures", "missed"]
+    rows = [["model", *head] if with_model else head]
+    for r in results:
+        cells = [r["domain"], aligned(r), r["norm"], _percent(r["nme"])]
+        cells += [_percent(r["nme_percentiles"][p]) for p in ("90", "95", "99")]
+        cells += [_percent(r["auc"], 1), f"{_percent(r['failure_rate'])} > {_percent(r['threshold'], 0)}"]
+        cells.append(f"{r['missed']} of {r['faces']}")
+        rows.append([f"`{r['model']}`", *cells] if with_model else cells)
+    return _markdown(rows) if results else ""
+
+
+def _by_group(result: dict) -> str:
+    rows = [list(result["nme_groups"]), [_percent(value) for value in result["nme_groups"].values()]]
+    return _markdown(rows)
+
+
+def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    parts = []
+    for r in results.decode:
+        rows = [["decoder", "median ms"], *([name, f"{ms:.2f}"] for name, ms in r["median_ms"].items())]
+        parts.append(
+            f"{r['points']} heatmaps of {r['size']}x{r['size']} cells of each of {r['faces']} faces, NumPy, one thread "
+            f"of {r['machine']['cpu']}.\n\n" + _markdown(rows)
+        )
+    return "\n\n".join(parts)
 
 
 def speed_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
@@ -270,6 +371,18 @@ def figures(model: str, results: Results) -> str:
         for r in detection
         if r["nme5"] is not None
     ]
+    landmarks = [r for r in results.landmarks if r["model"] == model]
+    if landmarks:
+        parts.append(_landmarks(landmarks, with_model=False))
+    parts += [
+        f"From the detector's faces instead of labelled boxes ({r['end_to_end']}): {100 * r['relative']:+.1f} % of the "
+        f"NME, over the {r['faces'] - r['missed']} faces found."
+        for r in landmarks
+        if r.get("relative") is not None
+    ]
+    best = results.main_landmarks_of(model)
+    if best:
+        parts.append(f"NME by part, {best['domain']}, {aligned(best)}:\n\n" + _by_group(best))
     runs = results.runs_of(model)
     if runs:
         parts.append(_speed(runs, with_model=False))
@@ -296,7 +409,14 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-_REGIONS = {"models": models_table, "detection": detection_table, "speed": speed_table}
+_REGIONS = {
+    "models": models_table,
+    "landmark_models": landmark_models_table,
+    "detection": detection_table,
+    "landmarks": landmarks_table,
+    "decoding": decoding_table,
+    "speed": speed_table,
+}
 
 
 if __name__ == "__main__":

@@ -364,6 +364,7 @@ def _size(text: str) -> int | tuple[int, int] | str | None:
 def _models_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--filter", default="*", metavar="PATTERN", help='such as "retinaface_*"')
     parser.add_argument("--trained", action="store_true", help="only models whose weights are here")
+    parser.add_argument("--task", metavar="TASK", help="only models for it: detection or landmarks")
     parser.add_argument("--json", action="store_true", help="all facts of each model, as a JSON list")
     parser.add_argument("--root", type=Path, metavar="DIR", help="folder of weights, searched before the package's")
 
@@ -371,7 +372,7 @@ def _models_arguments(parser: argparse.ArgumentParser) -> None:
 def _models(args: argparse.Namespace) -> int:
     from .model_zoo import list_models, model_facts
 
-    names = list_models(args.filter, pretrained=args.trained, root=args.root)
+    names = list_models(args.filter, pretrained=args.trained, root=args.root, task=args.task)
     facts = [model_facts(name, args.root) for name in names]
     if args.json:
         print(json.dumps([dataclasses.asdict(fact) for fact in facts], indent=2))

@@ -317,6 +317,14 @@ def test_the_table_of_models_has_a_row_for_each(capsys):
     assert any(row.startswith("retinaface_mobilenet0.25_fc26 ") and "0.43 M" in row for row in rows)
 
 
+def test_models_can_be_listed_by_task(capsys):
+    assert cli.main(["models", "--task", "landmarks"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert rows and all(row.startswith("heatmap_") for row in rows)
+    assert cli.main(["models", "--task", "dreams"]) == 2
+    assert "detection, landmarks" in capsys.readouterr().err
+
+
 def test_models_can_be_filtered_and_listed_as_json(capsys):
     assert cli.main(["models", "--filter", "retinaface*resnet50*", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

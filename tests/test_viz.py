@@ -7,7 +7,7 @@ import pytest
 
 from gluonface import viz
 from gluonface.errors import InputError
-from gluonface.faces import Faces
+from gluonface.faces import SCHEMES, Faces
 
 
 def one_face(size_hw, box, **parts) -> Faces:
@@ -124,3 +124,35 @@ def test_a_contact_sheet_shows_every_image_whole_and_centred():
     assert (sheet[36:68, 36:68] == 255).all()
     with pytest.raises(InputError, match="at least one image"):
         viz.contact_sheet([])
+
+
+def test_dense_landmarks_are_drawn_in_the_colours_of_their_parts_instead_of_the_five_points():
+    scheme = SCHEMES["19"]
+    points = np.stack([np.arange(19) * 9 + 10, np.arange(19) * 9 + 10], axis=-1) + 0.5
+    face = one_face(
+        (200, 200), [5, 5, 195, 195], landmarks=[points], landmarks5=[points[:5] + np.array([60, 0])], scheme="19"
+    )
+    picture = viz.draw_faces(grey(200, 200), face, scores=False)
+    for group, rows in scheme.groups.items():
+        for row in rows:
+            x, y = points[row].astype(int)
+            assert tuple(picture[y, x]) == viz.GROUP_COLORS[group]
+    assert not changed(picture)[20:50, 75:130].any()  # where the five points would be
+    # Lines along contours lie between points of one contour and not between contours.
+    between = (points[0] + points[1]) / 2
+    assert changed(picture)[int(between[1]), int(between[0])]
+    apart = (points[14] + points[15]) / 2
+    assert not changed(picture)[int(apart[1]), int(apart[0])]
+
+
+def test_a_small_face_has_dots_without_lines():
+    points = np.stack([np.arange(19) * 2 + 10, np.arange(19) * 2 + 10], axis=-1) + 0.5
+    face = one_face((80, 80), [8, 8, 50, 50], landmarks=[points], scheme="19")
+    lines = changed(viz.draw_faces(grey(80, 80), face, scores=False, points=True))
+    assert lines[10, 10] and lines[46, 46]
+
+
+def test_landmarks_of_a_scheme_without_facts_are_white_dots():
+    points = np.full((1, 468, 2), 40.5)
+    face = one_face((80, 80), [8, 8, 70, 70], landmarks=points, scheme="468")
+    assert tuple(viz.draw_faces(grey(80, 80), face, scores=False)[40, 40]) == (255, 255, 255)

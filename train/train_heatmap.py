@@ -118,7 +118,14 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def build_net(args: argparse.Namespace):
     """The net to train, initialised."""
-    net = get_model(args.model, pretrained_base=args.pretrained_base, filters=args.filters, stem=args.stem)
+    # Nets are tested at the size that they are trained at: at another, faces have another scale.
+    net = get_model(
+        args.model,
+        pretrained_base=args.pretrained_base,
+        filters=args.filters,
+        stem=args.stem,
+        size=args.data_shape,
+    )
     net.initialize(mx.init.MSRAPrelu(slope=0))
     if args.start:
         net.load_parameters(args.start)

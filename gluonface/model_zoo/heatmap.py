@@ -280,7 +280,6 @@ def figures(
     return {
         "params": params,
         "gf": macs / 1e9,
-        "task": "landmarks",
         "size": SIZE,
         "scheme": scheme,
         "template": tuple(map(tuple, HEATMAP_TEMPLATE.tolist())),

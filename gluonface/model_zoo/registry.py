@@ -25,6 +25,8 @@ class System:
 
     Attributes
     ----------
+    task : str
+        As in `ModelFacts`.
     models : list of (name, backbone, variant, dataset)
         Those that are listed.
     figures : callable
@@ -37,6 +39,7 @@ class System:
         Name to (backbone, variant, dataset), or None, for models that are not listed.
     """
 
+    task: str
     models: list
     figures: Callable
     build: Callable
@@ -46,12 +49,14 @@ class System:
 
 _SYSTEMS = {
     "retinaface": System(
+        "detection",
         retinaface.MODELS,
         retinaface.figures,
         retinaface.retinaface,
         options=("nms_thresh", "nms_topk", "post_nms", "score_thresh"),
     ),
     "heatmap": System(
+        "landmarks",
         heatmap.MODELS,
         heatmap.figures,
         heatmap.heatmap,
@@ -85,10 +90,24 @@ def model_facts(name: str, root: str | os.PathLike | None = None) -> ModelFacts:
     system, backbone, variant, dataset = _find(name)
     known = _SYSTEMS[system].figures(backbone, variant, dataset)
     known.update(weights.read_facts(name, root))
-    return ModelFacts(name=name, system=system, backbone=backbone, variant=variant, dataset=dataset, **known)
+    return ModelFacts(
+        name=name,
+        system=system,
+        backbone=backbone,
+        variant=variant,
+        dataset=dataset,
+        task=_SYSTEMS[system].task,
+        **known,
+    )
 
 
-def list_models(filter: str = "*", pretrained: bool = False, root: str | os.PathLike | None = None) -> list[str]:
+def list_models(
+    filter: str = "*",
+    pretrained: bool = False,
+    root: str | os.PathLike | None = None,
+    *,
+    task: str | None = None,
+) -> list[str]:
     """Names of the models.
 
     Parameters
@@ -99,10 +118,25 @@ def list_models(filter: str = "*", pretrained: bool = False, root: str | os.Path
         Only models that have weights here.
     root : path, optional
         A folder of weights of your own beside those that came with the package.
+    task : {"detection", "landmarks"}, optional
+        Only models for it.
+
+    Raises
+    ------
+    InputError
+        No such task.
     """
+    tasks = sorted({system.task for system in _SYSTEMS.values()})
+    if task is not None and task not in tasks:
+        raise InputError(f"expected a task among {', '.join(tasks)}, got {task!r}")
     pattern = filter if any(c in filter for c in "*?[") else f"*{filter}*"
     names = fnmatch.filter(_MODELS, pattern)
-    return [n for n in names if not pretrained or store.find_file(f"{n}.json", root) is not None]
+    return [
+        name
+        for name in names
+        if (task is None or _SYSTEMS[_MODELS[name][0]].task == task)
+        and (not pretrained or store.find_file(f"{name}.json", root) is not None)
+    ]
 
 
 def get_model(

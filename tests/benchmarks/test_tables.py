@@ -7,7 +7,9 @@ import pytest
 
 from gluonface.model_zoo import list_models
 
-NAME = list_models()[0]
+NAME = list_models(task="detection")[0]
+LANDMARK_NAME = list_models(task="landmarks", pretrained=True)[0]
+HELEN = "Helen portraits (FC26 lmk_val, 330 photos, 330 faces)"
 DOMAIN = "mask street photos (FC26 det_val, 100 photos, 468 faces)"
 
 
@@ -36,11 +38,33 @@ def detection(**changes):
     }
 
 
+def landmarks(**changes):
+    return {
+        "model": LANDMARK_NAME,
+        "data": "lmk_val",
+        "domain": HELEN,
+        "norm": "interocular",
+        "align": "boxes",
+        "end_to_end": None,
+        "flip": "points",
+        "decoder": "dark",
+        "nme": 0.03456,
+        "nme_groups": {"jaw": 0.05, "eyes": 0.02},
+        "nme_percentiles": {"90": 0.05, "95": 0.06, "99": 0.09},
+        "auc": 0.6,
+        "failure_rate": 0.01,
+        "threshold": 0.08,
+        "faces": 330,
+        "missed": 0,
+        **changes,
+    }
+
+
 @pytest.fixture
 def project(tmp_path):
     """A project with results and empty tables."""
     results = tmp_path / "benchmarks" / "results"
-    for kind in ("detection", "latency", "memory"):
+    for kind in ("detection", "latency", "memory", "landmarks", "decode"):
         (results / kind).mkdir(parents=True)
     (results / "detection" / f"{NAME}-det_val-640.json").write_text(json.dumps(detection()))
     turned = detection(rotate=90, domain=f"{DOMAIN}, turned by 90 degrees", ap50=0.5)
@@ -50,13 +74,20 @@ def project(tmp_path):
     one |= {"photos_per_second": 13.0, "peak_memory_mib": 300.0}
     latency = {"size": 640, "machine": {"cpu": "Some CPU", "cores": 2}, "runs": [one]}
     (results / "latency" / f"{NAME}-640.json").write_text(json.dumps(latency))
+    (results / "landmarks" / f"{LANDMARK_NAME}-helen.json").write_text(json.dumps(landmarks()))
+    found = {"align": "detections", "end_to_end": "some_detector", "nme": 0.036, "missed": 2, "relative": 0.031}
+    (results / "landmarks" / f"{LANDMARK_NAME}-helen-found.json").write_text(json.dumps(landmarks(**found)))
+    decode = {"faces": 64, "points": 106, "size": 48, "median_ms": {"dark": 4.25}, "machine": {"cpu": "A CPU"}}
+    (results / "decode" / "64.json").write_text(json.dumps(decode))
     memory = {"model": NAME, "photos": 10000, "settled_after": 1000, "settled_mib": 500.0, "growth_mib": 4.0}
     (results / "memory" / f"{NAME}.json").write_text(json.dumps(memory))
     (tmp_path / "model_zoo").mkdir()
     (tmp_path / "README.md").write_text("# Top\n\n<!-- begin:models -->\nold\n<!-- end:models -->\n\nend\n")
-    for name, regions in (("README", ("models", "detection", "speed")), (NAME, ("figures",))):
+    every = ("models", "landmark_models", "detection", "landmarks", "decoding", "speed")
+    for name, regions in (("README", every), (NAME, ("figures",)), (LANDMARK_NAME, ("figures",))):
         text = "\n".join(f"<!-- begin:{r} -->\n<!-- end:{r} -->" for r in regions)
         (tmp_path / "model_zoo" / f"{name}.md").write_text(f"before\n{text}\nafter\n")
+    (tmp_path / "model_zoo" / f"{LANDMARK_NAME}.json").write_text('{\n  "licence": "research"\n}\n')
     (tmp_path / "model_zoo" / f"{NAME}.json").write_text('{\n  "licence": "MIT"\n}\n')
     return tmp_path
 
@@ -84,7 +115,20 @@ def test_figures_stand_with_their_domain_machine_and_terms(script, project):
     assert text.startswith("# Top\n")
     assert text.endswith("\n\nend\n")
     assert "old" not in text
-    assert all(f"{name}" in text for name in list_models())
+    assert all(f"{name}" in text for name in list_models(task="detection"))
+
+
+def test_landmark_figures_stand_with_what_they_were_measured_on(script, project):
+    script("make_tables").main(["--root", str(project)])
+    text = (project / "model_zoo" / "README.md").read_text()
+    assert re.search(rf"\[{re.escape(LANDMARK_NAME)}\]\(.*\| 3\.46 % \|", text) and "outer eye corners" in text
+    assert "found by some_detector | interocular | 3.60 %" in text and "2 of 330" in text
+    assert "106 heatmaps of 48x48 cells of each of 64 faces, NumPy, one thread of A CPU" in text
+    assert "| dark | 4.25 |" in text
+    card = (project / "model_zoo" / f"{LANDMARK_NAME}.md").read_text()
+    assert "+3.1 % of the NME, over the 328 faces found" in card and "| 5.00 % | 2.00 % |" in card
+    metric = json.loads((project / "model_zoo" / f"{LANDMARK_NAME}.json").read_text())["metric"]
+    assert next(iter(metric.items())) == (f"NME / interocular, {HELEN}, from labelled boxes, mirrored too", 0.03456)
 
 
 def test_a_card_has_all_figures_of_its_model(script, project):

@@ -7,7 +7,7 @@ import pytest
 
 import gluonface
 from gluonface._compat import mx
-from gluonface.errors import ModelNotFoundError, WeightsError
+from gluonface.errors import InputError, ModelNotFoundError, WeightsError
 from gluonface.model_zoo import get_model, list_models, model_facts, weights
 
 NAME = "retinaface_mobilenet0.25_widerface"
@@ -43,6 +43,15 @@ def test_models_are_listed_by_pattern_and_by_word():
     assert list_models("retinaface_*_widerface") == list_models("widerface")
     assert NAME in list_models() and "retinaface_resnet50_v1b_widerface" in gluonface.list_models("resnet50")
     assert list_models("nothing") == []
+
+
+def test_models_are_listed_by_task():
+    detectors, landmark_nets = list_models(task="detection"), list_models(task="landmarks")
+    assert NAME in detectors and "heatmap_resnet50_sdd_wflw" in landmark_nets
+    assert sorted(detectors + landmark_nets) == sorted(list_models())
+    assert {model_facts(name).task for name in landmark_nets} == {"landmarks"}
+    with pytest.raises(InputError, match="detection, landmarks, got 'pose'"):
+        list_models(task="pose")
 
 
 def test_weights_are_listed_where_they_are(shelf):
