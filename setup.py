@@ -23,6 +23,7 @@ EXTRAS = {
     "tune": [*_DEPLOY, "xgboost-cpu", "psutil", "cloudpickle", "tornado"],
     "viz": ["matplotlib>=3.5"],
     "train": [*_GLUON, "matplotlib>=3.5", "scipy>=1.8"],
+    "cofw": ["h5py>=3.0"],  # its official files are HDF5
     "bench": ["matplotlib>=3.5", "psutil", "scipy>=1.8", "tqdm>=4.60"],
     # scikit-image 0.22 carries the photo inside its wheel and installs with NumPy below 2 on Python 3.10 to 3.12
     "demo": ["matplotlib>=3.5", "scikit-image>=0.22,<0.23"],

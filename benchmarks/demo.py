@@ -1,8 +1,9 @@
-"""Find faces in a real photo and in a crowd made of it, with the weights that ship: ``make demo``.
+"""Find faces and their landmarks in a real photo and in a crowd made of it, with the weights that ship: ``make demo``.
 
-    python benchmarks/demo.py [--model NAME] [--out out/demo] [--readme]
+    python benchmarks/demo.py [--model NAME] [--landmarks NAME] [--out out/demo] [--readme]
 
-Writes astronaut.jpg and crowd.jpg with the faces drawn, and lists the faces. Takes some ten seconds; needs the extras
+Writes astronaut.jpg and crowd.jpg with the faces drawn, landmarks.jpg with the astronaut's face at large, and lists the
+faces. Takes some ten seconds; needs the extras
 cpu and demo. Exit status 1 when the face in the photo is not found. The crowd is a toy to look at, not a measurement:
 for those see benchmarks/eval_detection.py.
 """
@@ -17,29 +18,34 @@ import numpy as np
 from crowd import FACE_BOX, Crowd, astronaut, compose_crowd
 
 from gluonface import FaceAnalyzer, Faces
+from gluonface.geometry import warp_image, warp_points
 from gluonface.image import save_image
 from gluonface.viz import draw_faces
 
 ROOT = Path(__file__).resolve().parents[1]
+#: The landmark net of the demo.
+LANDMARKS = "heatmap_mobilenetv2_1.0_sdd_fc26"
 SIZE_CLASSES = ((16, 32), (32, 64), (64, 128), (128, 256))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", help="detector (see `gluonface models`; default: that of FaceAnalyzer)")
+    parser.add_argument("--landmarks", default=LANDMARKS, help="landmark net (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo", help="folder for the pictures (out/demo)")
-    parser.add_argument("--readme", action="store_true", help="write the README's picture, docs/img/crowd.jpg, too")
+    parser.add_argument("--readme", action="store_true", help="write the README's pictures, docs/img/, too")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
 
-    analyzer = FaceAnalyzer(args.model)
+    analyzer = FaceAnalyzer(args.model, landmarks=args.landmarks)
     # The crowd as it is: its smallest faces are 16 pixels high, too small at the size a model usually looks at.
-    as_it_is = FaceAnalyzer(analyzer.net, size=None)
+    as_it_is = FaceAnalyzer(analyzer.net, landmarks=analyzer.landmarks, size=None)
     photo, crowd = astronaut(), compose_crowd()
     pictures = {"astronaut.jpg": photo, "crowd.jpg": crowd.image}
     results = {"astronaut.jpg": analyzer(photo), "crowd.jpg": as_it_is(crowd.image)}
 
     print(f"model {analyzer.detector_name}, score at least {analyzer.score_thresh:g}")
+    print(f"landmarks {analyzer.landmarks.facts.name}, {analyzer.landmarks.facts.scheme} points a face")
     for name, faces in results.items():
         drawn = draw_faces(pictures[name], faces)
         save_image(args.out / name, drawn)
@@ -48,12 +54,34 @@ def main(argv: list[str] | None = None) -> int:
         if args.readme and name == "crowd.jpg":
             save_image(ROOT / "docs" / "img" / name, drawn, quality=82)
 
+    if len(results["astronaut.jpg"]):
+        portrait = close_up(photo, results["astronaut.jpg"].largest())
+        save_image(args.out / "landmarks.jpg", portrait)
+        if args.readme:
+            save_image(ROOT / "docs" / "img" / "landmarks.jpg", portrait, quality=85)
+
     print("\n" + summary(crowd, results["crowd.jpg"]))
     there = Crowd(photo, FACE_BOX[None].astype(np.float32), np.ones(1), np.zeros(1))
     if not there.found_in(results["astronaut.jpg"]).all():
         print("the face in the photo was not found", file=sys.stderr)
         return 1
     return 0
+
+
+def close_up(photo: np.ndarray, face: Faces, size: int = 480) -> np.ndarray:
+    """One face with its landmarks, enlarged before it is drawn on, so that dots and lines stay fine."""
+    x1, y1, x2, y2 = face.boxes[0]
+    scale = size / (1.5 * max(x2 - x1, y2 - y1))
+    middle = np.array([x1 + x2, y1 + y2]) / 2
+    matrix = np.column_stack([np.eye(2) * scale, size / 2 - scale * middle])
+    moved = Faces(
+        warp_points(matrix, face.boxes.reshape(1, 2, 2)).reshape(1, 4),
+        face.scores,
+        landmarks=warp_points(matrix, face.landmarks),
+        scheme=face.scheme,
+        size_hw=(size, size),
+    )
+    return draw_faces(warp_image(photo, matrix, (size, size)), moved, scores=False)
 
 
 def table(faces: Faces) -> str:

@@ -87,7 +87,7 @@ def test_the_metadata_names_the_extras(wheel):
     archive = zipfile.ZipFile(wheel)
     (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(archive.read(name))
-    extras = {"cpu", "cu112", "deploy", "runtime", "tune", "train", "test", "bench", "demo", "viz"}
+    extras = {"cpu", "cu112", "deploy", "runtime", "tune", "train", "test", "bench", "demo", "viz", "cofw"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     assert set(re.split(r",\s*", metadata["Requires-Python"])) == {">=3.10", "<3.13"}
     needed = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]

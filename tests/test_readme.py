@@ -101,13 +101,15 @@ def test_every_file_the_readme_names_exists():
 
 
 def test_every_model_the_readme_names_exists():
-    names = {n.removesuffix(".md") for n in re.findall(r"retinaface_(?:mobilenet|resnet)[\w.]*\w", TEXT)}
-    assert names
-    assert names <= set(gluonface.list_models())
+    pattern = r"(?:retinaface|heatmap)_(?:mobilenet|resnet)[\w.]*\w"
+    names = {re.sub(r"(\.md|-\w+\.params)$", "", name) for name in re.findall(pattern, TEXT)}
+    assert {name.split("_")[0] for name in names} == {"retinaface", "heatmap"}
+    for name in names:
+        assert gluonface.model_zoo.model_facts(name).params > 0
 
 
 def test_the_readme_lists_every_model_with_weights_and_its_terms():
-    table = re.search(r"<!-- begin:models -->(.*)<!-- end:models -->", TEXT, re.S).group(1)
+    table = re.search(r"<!-- begin:models -->(.*)<!-- end:landmark_models -->", TEXT, re.S).group(1)
     for name in gluonface.list_models(pretrained=True):
         assert name in table
 
@@ -116,5 +118,6 @@ def test_the_readme_names_the_default():
     assert f"`FaceAnalyzer()` without a name takes `{DEFAULT_DETECTOR}`" in TEXT
 
 
-def test_the_picture_is_small():
-    assert (ROOT / "docs" / "img" / "crowd.jpg").stat().st_size < 300_000
+def test_the_pictures_are_small():
+    for name in ("crowd.jpg", "landmarks.jpg"):
+        assert (ROOT / "docs" / "img" / name).stat().st_size < 300_000

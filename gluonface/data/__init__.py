@@ -6,12 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .aflw import read_aflw
     from .base import FaceLabels, FaceSample
+    from .cofw import read_cofw, unpack_cofw
     from .dataset import FaceDataset
     from .facejsonl import FaceJsonLines
+    from .ibug import read_300w
+    from .jd106 import read_jd106, without_photos_of
     from .jsonl import read_jsonl, write_jsonl
+    from .landmark_sets import read_coco_landmarks
     from .loader import BatchLoader
     from .recordio import FaceLst, FaceRecord, write_lst, write_record
+    from .wflw import read_wflw, wflw_subset
     from .widerface import WiderFace
 
 __all__ = [
@@ -23,7 +29,16 @@ __all__ = [
     "FaceRecord",
     "FaceSample",
     "WiderFace",
+    "read_300w",
+    "read_aflw",
+    "read_coco_landmarks",
+    "read_cofw",
+    "read_jd106",
     "read_jsonl",
+    "read_wflw",
+    "unpack_cofw",
+    "wflw_subset",
+    "without_photos_of",
     "write_jsonl",
     "write_lst",
     "write_record",
@@ -38,7 +53,16 @@ _HOME_OF = {
     "FaceRecord": "recordio",
     "FaceSample": "base",
     "WiderFace": "widerface",
+    "read_300w": "ibug",
+    "read_aflw": "aflw",
+    "read_coco_landmarks": "landmark_sets",
+    "read_cofw": "cofw",
+    "read_jd106": "jd106",
     "read_jsonl": "jsonl",
+    "read_wflw": "wflw",
+    "unpack_cofw": "cofw",
+    "wflw_subset": "wflw",
+    "without_photos_of": "jd106",
     "write_jsonl": "jsonl",
     "write_lst": "recordio",
     "write_record": "recordio",

@@ -9,8 +9,8 @@ folders 0, 2 and 3. Its variables, n = 24,386 faces:
     mask_new (n, 19)  1 where the point can be seen
     ra (1, n)         order of the protocol, from 1: the first 20,000 are for training
 
-MATLAB counts pixels from 1: half a pixel is subtracted from points and boxes. (No document of the set says so; if it is
-not so, all points lie one pixel too far to the upper left, an error of 0.3 % of the usual face.)
+MATLAB counts pixels from 1: half a pixel is subtracted from points and boxes. (No document of the set says so; if the
+numbers count from 0, all points and boxes lie one pixel too far to the upper left. Differences are not touched by it.)
 """
 
 from __future__ import annotations

@@ -7,21 +7,20 @@ inside. HDF5 lists the axes of MATLAB backwards; n faces, one a photo:
     phisTr, phisT     (87, n)   29 x, 29 y, 29 times 1 where the point is occluded
     bboxesTr, bboxesT (4, n)    x, y, width, height
 
-MATLAB counts pixels from 1: half a pixel is subtracted from points and boxes. (No document of the set says so.)
-Reading needs h5py, which no extra of gluonface brings: pip install h5py.
+MATLAB counts pixels from 1: half a pixel is subtracted from points and boxes. (No document of the set says so, see
+`aflw`.) Reading needs h5py: pip install "gluonface[cofw]".
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from ..errors import DataError, MissingDependencyError
+from .._compat import import_optional
+from ..errors import DataError
 from ..image import save_image
 from .base import FaceLabels, FaceSample
 from .landmark_sets import FROM_ONE, labels_of
@@ -33,15 +32,6 @@ NUM_FACES = {"train": 1_345, "test": 507}
 
 _VARIABLES = {"train": ("IsTr", "phisTr", "bboxesTr"), "test": ("IsT", "phisT", "bboxesT")}
 _POINTS = 29
-
-
-def _import_h5py() -> ModuleType:
-    try:
-        return importlib.import_module("h5py")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the files of COFW are HDF5 and are read with h5py, which cannot be imported ({error}): pip install h5py"
-        ) from error
 
 
 def read_cofw(root: str | os.PathLike, split: str = "train") -> Iterator[tuple[np.ndarray, FaceLabels]]:
@@ -69,7 +59,7 @@ def read_cofw(root: str | os.PathLike, split: str = "train") -> Iterator[tuple[n
     if split not in NUM_FACES:
         raise DataError(f"split must be one of {', '.join(NUM_FACES)}, got {split!r}")
     path = Path(root) / f"COFW_{split}_color.mat"
-    h5py = _import_h5py()
+    h5py = import_optional("h5py", "cofw")
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected it among the files of the color version of COFW")
     try:

@@ -205,11 +205,15 @@ def read_coco_landmarks(
         raise DataError(f"{path}: expected an object with the lists images and annotations")
     faces_of: dict[Any, list[dict]] = {}
     for i, image in enumerate(tree["images"]):
-        missing = [key for key in ("id", "file_name", "width", "height") if key not in image]
+        missing = [
+            key for key in ("id", "file_name", "width", "height") if not isinstance(image, dict) or key not in image
+        ]
         if missing:
-            raise DataError(f"{path}, image {i}: {', '.join(missing)} missing")
+            raise DataError(f"{path}, image {i}: expected an object with {', '.join(missing)}, got {str(image)[:80]}")
         faces_of[image["id"]] = []
     for i, annotation in enumerate(tree["annotations"]):
+        if not isinstance(annotation, dict):
+            raise DataError(f"{path}, annotation {i}: expected an object, got {str(annotation)[:80]}")
         face = _coco_face(annotation, f"{path}, annotation {i}")
         if annotation.get("image_id") not in faces_of:
             raise DataError(f"{path}, annotation {i}: image_id {annotation.get('image_id')!r} is none of the images")
@@ -224,14 +228,17 @@ def _coco_face(annotation: dict, place: str) -> dict[str, Any]:
         known = ", ".join(_SCHEME_OF_LENGTH.values())
         raise DataError(f"{place}: expected keypoints as x, y, v of {known} points, got {got} numbers")
     points = np.array(parse_numbers([str(n) for n in keypoints], len(keypoints), place, "keypoints")).reshape(-1, 3)
-    x, y, width, height = parse_numbers([str(n) for n in box or ()], 4, place, "bbox as x, y, width, height")
+    box = [str(n) for n in box] if isinstance(box, list) else [str(box)]
+    x, y, width, height = parse_numbers(box, 4, place, "bbox as x, y, width, height")
     seen = points[:, 2]
     if not np.isin(seen, (0, 1, 2)).all():
         raise DataError(f"{place}: the third number of a keypoint must be 0, 1 or 2, got {sorted(set(seen))}")
     ignore = bool(annotation.get("iscrowd")) or not seen.any()
     if not ignore and (width <= 0 or height <= 0):
         raise DataError(f"{place}: bbox must have a positive width and height, got {width} and {height}")
-    attributes = {"face_size": float(annotation["box_size"])} if "box_size" in annotation else {}
+    attributes: dict[str, Any] = {}
+    if "box_size" in annotation:
+        attributes["face_size"] = parse_numbers([str(annotation["box_size"])], 1, place, "box_size")[0]
     if (seen == 1).any() and (seen == 2).any():
         attributes["visible"] = (seen == 2).tolist()
     return {

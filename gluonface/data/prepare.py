@@ -24,7 +24,7 @@ class Prepared:
     written : list of str
         One line for each file.
     problems : list of str
-        Why nothing was written; empty when all went well.
+        Why no annotation file was written; empty when all went well.
     """
 
     written: list[str] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Prepared:
 
     def __str__(self) -> str:
         if self.problems:
-            return "\n".join([*self.problems, f"{len(self.problems)} problems; nothing was written"])
+            return "\n".join([*self.problems, f"{len(self.problems)} problems; no annotations were written"])
         return "\n".join(self.written)
 
 
