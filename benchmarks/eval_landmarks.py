@@ -7,8 +7,8 @@
     python benchmarks/eval_landmarks.py --predictions found.jsonl --data X.jsonl --json out/found.json
 
 ``found.jsonl`` is what ``gluonface detect --landmarks NET --json`` writes. Photos are in ``images/`` beside the data
-unless --images says otherwise. Some ten faces a second on one core with MobileNetV2 1.0 and the defaults: two crops of
-each face, each as it is and mirrored.
+unless --images says otherwise. Five to ten faces a second on one core with MobileNetV2 1.0 and the defaults: two crops
+of each face, each as it is and mirrored.
 
 A face's error is the mean distance of its labelled points over what --norm says: interocular (300-W, WFLW, COFW), box
 (JD-landmark), face_size (AFLW: the attribute ``face_size``, else the rectangle of its points). NME is the mean over
@@ -354,11 +354,11 @@ def describe(results: list[dict]) -> str:
 def plot(path: str, results: list[dict], curves: list[LandmarkScores]) -> None:
     """Draw the share of faces over the error."""
     first = results[0]
-    drawing = new_figure(figsize=(6, 4.5))
+    drawing = new_figure(figsize=(7, 5))
     axes = drawing.subplots()
     for result, scores in zip(results, curves):
         thresholds, share = ced_curve(scores.errors, scores.threshold)
-        text = f"{result['model']}: AUC {per_cent(scores.auc)} %, failures {per_cent(scores.failure_rate)} %"
+        text = f"{result['model']}\nAUC {per_cent(scores.auc)} %, failures {per_cent(scores.failure_rate)} %"
         axes.step(100 * thresholds, 100 * share, where="post", label=text)
     axes.set(
         xlim=(0, 100 * first["threshold"]),
@@ -366,8 +366,8 @@ def plot(path: str, results: list[dict], curves: list[LandmarkScores]) -> None:
         xlabel=f"NME, % ({first['norm']})",
         ylabel="share of faces, %",
     )
-    axes.set_title(f"Cumulative error distribution, {first['scheme']} points\n{first['domain']}", size=9)
-    axes.text(0.01, 0.98, looked_at(first), transform=axes.transAxes, va="top", size=7)
+    title = f"Cumulative error distribution, {first['scheme']} points\n{first['domain']}\n{looked_at(first)}"
+    axes.set_title(title, size=8, wrap=True)
     axes.legend(loc="lower right", fontsize=8)
     axes.grid(alpha=0.3)
     save_figure(drawing, path)

@@ -80,6 +80,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--flip", choices=FLIPS, default="points", help="test-time averaging of the landmarks (default: points)"
     )
+    parser.add_argument("--json", metavar="OUT", help="write the result")
     embedding = parser.add_argument_group("embedding")
     embedding.add_argument("--embedding", required=True, metavar="ONNX", help="recognition model")
     embedding.add_argument("--input-size", type=int, default=112, metavar="S", help="side of its crops (default: 112)")

@@ -329,9 +329,11 @@ def _gaussian_shift(flat, scores, row, column, height, width):
     logs -= logs[:, len(steps) ** 2 // 2, None]  # the fit is of differences; float32 keeps more of small numbers
     fit = logs @ FIT_FILTERS[FIT_RADIUS, FIT_RADIUS]
     place = (row - top) * len(steps) + (column - left)
-    for other in set(place.tolist()) - {FIT_RADIUS * len(steps) + FIT_RADIUS}:  # at the border
-        there = place == other
-        fit[there] = logs[there] @ FIT_FILTERS[divmod(other, len(steps))]
+    middle = FIT_RADIUS * len(steps) + FIT_RADIUS
+    at_border = np.flatnonzero(place != middle)
+    for other in np.flatnonzero(np.bincount(place[at_border])):
+        there = at_border[place[at_border] == other]
+        fit[there] = logs[there] @ FIT_FILTERS[divmod(int(other), len(steps))]
     b_x, b_y, a_xx, a_xy, a_yy = fit.T
     # The quadratic a_xx x^2 + a_xy xy + a_yy y^2 + b_x x + b_y y has a maximum where its curvature is negative.
     determinant = 4 * a_xx * a_yy - a_xy**2

@@ -125,13 +125,20 @@ def test_errors_are_distances_over_each_faces_own_size():
 
 
 def test_nme_auc_and_failure_rate_by_hand():
-    # Errors .02, .04, .08 and .10 of the limit .08: areas .75, .5, 0, 0; at the limit is not beyond it.
-    scores = evaluate_landmarks(moved(FACE_5, 2, 4, 8, 10), truth_5(4), "5", np.full(4, 100.0) + 1e-9)
-    assert scores.errors == pytest.approx([0.02, 0.04, 0.08, 0.10])
-    assert scores.nme == pytest.approx(0.06)
-    assert scores.auc == pytest.approx(1.25 / 4)
+    # Areas .75, .5, .25 and 0 of the limit .08.
+    scores = evaluate_landmarks(moved(FACE_5, 2, 4, 6, 10), truth_5(4), "5", np.full(4, 100.0))
+    assert scores.errors == pytest.approx([0.02, 0.04, 0.06, 0.10])
+    assert scores.nme == pytest.approx(0.055)
+    assert scores.auc == pytest.approx(1.5 / 4)
     assert scores.failure_rate == 0.25
     assert (scores.faces, scores.missed, scores.threshold) == (4, 0, 0.08)
+
+
+def test_an_error_at_the_threshold_is_no_failure():
+    predicted = truth_5(2)
+    predicted[0, :, 0] += 8  # 8 / 16 is exact
+    predicted[1, :, 0] += 8.01
+    assert evaluate_landmarks(predicted, truth_5(2), "5", [16, 16], threshold=0.5).failure_rate == 0.5
 
 
 def test_another_threshold_changes_auc_and_failures_but_not_the_nme():
@@ -176,6 +183,7 @@ def test_unlabelled_points_count_nowhere():
     truth[1, 2] = NAN
     scores = evaluate_landmarks(predicted, truth, "5", [10, 10])
     assert scores.errors == pytest.approx([0.5 / 3, 0])  # left eye of three labelled points
+    assert scores.nme == pytest.approx(0.5 / 6)  # every face counts the same, however many points it has
     assert scores.groups["eyes"] == pytest.approx(0.5 / 3)
     assert np.isnan(scores.groups["nose"])
 

@@ -1,0 +1,485 @@
+"""eval_landmarks.py on drawn photos: stand-ins whose errors are known, and a small net with random weights."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gluonface.data import FaceLabels, FaceSample, write_jsonl
+from gluonface.errors import DataError, GluonFaceError, InputError, WeightsError
+from gluonface.faces import SCHEMES, Faces
+from gluonface.image import save_image
+
+TINY = "heatmap_mobilenetv2_0.25_s_fc26"
+RNG = np.random.default_rng(5)
+
+# Where the stand-in sees the 68 points in a box; the outer eye corners are .6 of its width apart.
+PLACES = RNG.integers(5, 46, (68, 2)) / 50
+PLACES[[36, 45]] = (0.2, 0.4), (0.8, 0.4)
+# Photos, boxes of their faces, and how far from PLACES the labelled points are: errors 5/60, 1.5/30, .6/30.
+SIZES = {"one.png": (120, 200), "a/two.png": (90, 100), "three.png": (60, 80)}
+BOXES = {"one.png": [[10, 10, 110, 110], [120, 20, 170, 80]], "a/two.png": [[20, 20, 70, 80]], "three.png": []}
+OFFSETS = {"one.png": [(3, 4), (0, 1.5)], "a/two.png": [(0.6, 0)], "three.png": []}
+ERRORS = [5 / 60, 1.5 / 30, 0.6 / 30]
+SOURCES = {"one.png": "helen", "a/two.png": "lfpw", "three.png": "mask"}
+# What the stand-in detector finds: the second face of the first photo a little off, that of the second photo not.
+FOUND = {
+    (120, 200): [[150, 90, 190, 118], [122, 22, 172, 82], [10, 10, 110, 110]],
+    (90, 100): [[60, 10, 90, 40]],
+    (60, 80): [],
+}
+
+
+def placed(boxes):
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    return boxes[:, None, :2] + PLACES * (boxes[:, None, 2:] - boxes[:, None, :2])
+
+
+def labels(name, **fields):
+    boxes = np.array(BOXES[name], np.float32).reshape(-1, 4)
+    if not len(boxes):
+        return FaceLabels(boxes)
+    return FaceLabels(boxes, landmarks=placed(boxes) + np.array(OFFSETS[name])[:, None], scheme="68", **fields)
+
+
+def write_data(folder, **changed):
+    """Photos and their annotations; `changed` labels take the place of those of a photo."""
+    samples = []
+    for name, size_hw in SIZES.items():
+        path = folder / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(path, RNG.integers(0, 256, (*size_hw, 3), np.uint8))
+        faces = changed.get(name.partition(".")[0].rpartition("/")[2], labels(name))
+        samples.append(FaceSample(str(path), size_hw, faces, source=SOURCES[name], name=name))
+    write_jsonl(folder / "lmk_tiny.jsonl", samples)
+    return folder / "lmk_tiny.jsonl"
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path)
+
+
+class Knowing:
+    """In place of a `LandmarkPredictor`: from boxes the points at PLACES, from detections half a pixel lower."""
+
+    scheme = "68"
+
+    def __init__(self, name="knowing"):
+        self.facts, self.net, self.calls = SimpleNamespace(name=name), SimpleNamespace(scheme=self.scheme), []
+
+    def from_boxes(self, images, boxes):
+        self.calls.append(("boxes", [image.shape[:2] for image in images]))
+        return [placed(b).astype(np.float32) for b in boxes], None
+
+    def from_points(self, images, five):
+        self.calls.append(("points", [np.array(f) for f in five]))
+        return [np.zeros((len(f), 68, 2)) for f in five], None
+
+    def __call__(self, images, faces):
+        self.calls.append(("faces", [len(f) for f in faces]))
+        return [f.with_(landmarks=placed(f.boxes) + np.array([0, 0.5]), scheme=self.scheme) for f in faces]
+
+
+class Finder:
+    """In place of a `FaceAnalyzer`."""
+
+    def __init__(self, detector, root=None):
+        self.detector = detector
+
+    def stream(self, photos):
+        for image in photos:
+            boxes = np.array(FOUND[image.shape[:2]], float).reshape(-1, 4)
+            yield Faces(boxes, np.linspace(0.9, 0.5, len(boxes)), size_hw=image.shape[:2])
+
+
+@pytest.fixture
+def known(script, monkeypatch):
+    """eval_landmarks with stand-ins; `known.made` are the predictors."""
+    module = script("eval_landmarks")
+    made = []
+
+    def build(name, args):
+        made.append(Knowing(name))
+        return made[-1]
+
+    monkeypatch.setattr(module, "build_predictor", build)
+    monkeypatch.setattr(module, "FaceAnalyzer", Finder)
+    monkeypatch.setattr(module, "made", made, raising=False)
+    return module
+
+
+def result_of(module, tmp_path, *words):
+    out = tmp_path / "out" / "result.json"
+    assert module.main([*map(str, words), "--json", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_the_figures_are_those_worked_out_by_hand(known, data, tmp_path, capsys):
+    result = result_of(known, tmp_path, "--model", "m", "--data", data)
+    assert result["nme"] == pytest.approx(np.mean(ERRORS), abs=2e-5)
+    assert result["auc"] == pytest.approx((0 + 0.375 + 0.75) / 3, abs=2e-4)
+    assert result["failure_rate"] == pytest.approx(1 / 3, abs=1e-5)
+    assert (result["faces"], result["missed"], result["photos"]) == (3, 0, 2)
+    assert result["nme_percentiles"]["90"] == pytest.approx(np.percentile(ERRORS, 90), abs=2e-5)
+    # All points of a face are off by the same.
+    assert result["nme_groups"] == pytest.approx(dict.fromkeys(SCHEMES["68"].groups, result["nme"]), abs=1e-5)
+    assert (result["model"], result["scheme"], result["norm"], result["align"]) == ("m", "68", "interocular", "boxes")
+    assert (result["flip"], result["decoder"], result["passes"], result["oracle"]) == ("points", "dark", 2, False)
+    assert {"date", "command", "versions", "machine"} <= set(result)
+    assert result["domain"] == "Helen portraits, LFPW portraits (FC26 lmk_tiny, 2 photos, 3 faces)"
+    assert str(tmp_path) not in json.dumps(result)
+    printed = capsys.readouterr().out
+    assert "aligned from labelled boxes" in printed and "oracle" not in printed
+    assert "5.11  37.50     33.33" in printed  # per cent
+
+
+def test_photos_without_landmarks_are_not_read(known, data, tmp_path):
+    (data.parent / "images" / "three.png").unlink()
+    result_of(known, tmp_path, "--model", "m", "--data", data)
+    assert known.made[0].calls == [("boxes", [(120, 200), (90, 100)])]
+
+
+def test_ignored_faces_do_not_count(known, tmp_path):
+    data = write_data(tmp_path, one=labels("one.png", ignore=[True, False]))
+    result = result_of(known, tmp_path, "--model", "m", "--data", data)
+    assert result["nme"] == pytest.approx(np.mean(ERRORS[1:]), abs=2e-5)
+
+
+def test_a_source_can_be_chosen(known, data, tmp_path):
+    result = result_of(known, tmp_path, "--model", "m", "--data", data, "--source", "lfpw")
+    assert result["nme"] == pytest.approx(ERRORS[2], abs=2e-5)
+    assert result["domain"].startswith("LFPW portraits (FC26 lmk_tiny, 1 photos")
+
+
+@pytest.mark.parametrize(("norm", "size"), [("box", np.sqrt(50 * 60)), ("face_size", 25)])
+def test_the_norm_is_taken(known, tmp_path, norm, size):
+    data = write_data(tmp_path, two=labels("a/two.png", attributes=[{"face_size": 25}]))
+    words = ("--model", "m", "--data", data, "--source", "lfpw", "--norm", norm, "--threshold", ".012")
+    result = result_of(known, tmp_path, *words)
+    assert (result["norm"], result["nme"]) == (norm, pytest.approx(0.6 / size, abs=2e-5))
+    assert result["failure_rate"] == (0.6 / size > 0.012)
+
+
+def test_detections_end_to_end_are_matched_and_missed_faces_count(known, data, tmp_path, capsys):
+    result = result_of(known, tmp_path, "--model", "m", "--data", data, "--end-to-end", "finder")
+    # The second face is detected 2 pixels lower and farther right, and both half a pixel lower.
+    errors = [np.hypot(3, 3.5) / 60, np.hypot(2, 1) / 30]
+    assert (result["faces"], result["missed"]) == (3, 1)
+    assert result["nme"] == pytest.approx(np.mean(errors), abs=2e-5)
+    assert result["auc"] == pytest.approx((np.clip(1 - np.array(errors) / 0.08, 0, 1)).sum() / 3, abs=2e-4)
+    assert result["failure_rate"] == pytest.approx(1 / 3, abs=1e-5)
+    assert result["nme_gt_boxes"] == pytest.approx(np.mean(ERRORS[:2]), abs=2e-5)
+    assert result["relative"] == pytest.approx(np.mean(errors) / np.mean(ERRORS[:2]) - 1, abs=1e-3)
+    assert (result["align"], result["end_to_end"], result["passes"]) == ("detections", "finder", 1)
+    # Only the faces that belong to labelled ones are looked at.
+    assert known.made[0].calls[0] == ("faces", [2, 0])
+    printed = capsys.readouterr().out
+    assert "faces as detected by finder" in printed
+    assert "(both over the 2 faces found)" in printed
+
+
+def test_a_missed_face_before_one_that_is_found_does_not_take_its_points(known, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(FOUND, (120, 200), FOUND[120, 200][:2])
+    words = ("--model", "m", "--data", data, "--source", "helen", "--end-to-end", "finder")
+    result = result_of(known, tmp_path, *words)
+    assert (result["faces"], result["missed"]) == (2, 1)
+    assert result["nme"] == pytest.approx(np.hypot(2, 1) / 30, abs=2e-5)
+    assert result["nme_gt_boxes"] == pytest.approx(ERRORS[1], abs=2e-5)
+
+
+def test_where_nothing_is_found_the_result_says_so(known, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(known, "FaceAnalyzer", lambda *a, **k: SimpleNamespace(stream=lambda p: map(nothing, p)))
+    result = result_of(known, tmp_path, "--model", "m", "--data", data, "--end-to-end", "blind")
+    assert (result["missed"], result["auc"], result["failure_rate"]) == (3, 0, 1)
+    assert result["nme"] is result["nme_gt_boxes"] is result["relative"] is None
+
+
+def nothing(image):
+    return Faces.empty(image.shape[:2])
+
+
+def test_a_detection_belongs_to_one_face_and_must_overlap_by_half(script):
+    module = script("eval_landmarks")
+    truth = FaceLabels(np.array([[0, 0, 20, 20], [4, 0, 24, 20], [50, 0, 70, 20], [100, 0, 120, 20]]))
+    sample = FaceSample("p", (50, 200), truth)
+    boxes = [[50, 0, 70, 10], [5, 0, 25, 20], [100, 0, 120, 9.9], [50, 0, 70, 21]]
+    (one,) = module.match_faces([sample], [Faces(boxes, [0.9, 0.8, 0.7, 0.6], size_hw=(50, 200))])
+    # The second face takes the detection that the first overlaps too; the third the closer one of two.
+    assert one.labels.tolist() == [1, 2]
+    assert one.faces.boxes.tolist() == [boxes[1], boxes[3]]
+
+
+def test_an_oracle_is_called_one(known, data, tmp_path, capsys):
+    result = result_of(known, tmp_path, "--model", "m", "--data", data, "--align", "points")
+    assert (result["align"], result["oracle"], result["passes"]) == ("points", True, 1)
+    assert "aligned by labelled points (an oracle)" in capsys.readouterr().out
+    kind, five = known.made[0].calls[0]
+    assert kind == "points"
+    expected = SCHEMES["68"].five_points(labels("one.png").landmarks)
+    assert five[0] == pytest.approx(expected, abs=0.01)
+
+
+def test_an_oracle_takes_the_labelled_five_where_dense_points_are_missing(known, tmp_path):
+    gaps = labels("one.png", landmarks5=np.arange(20.0).reshape(2, 5, 2))
+    gaps.landmarks[0, 30] = np.nan  # the nose
+    data = write_data(tmp_path, one=gaps)
+    result_of(known, tmp_path, "--model", "m", "--data", data, "--align", "points")
+    five = known.made[0].calls[0][1][0]
+    assert five[0].tolist() == gaps.landmarks5[0].tolist()
+    assert five[1] == pytest.approx(SCHEMES["68"].five_points(gaps.landmarks[1]), abs=0.01)
+    gaps.landmarks5[0, 0] = np.nan
+    data = write_data(tmp_path, one=gaps)
+    with pytest.raises(DataError, match=r"one\.png: labelled face 0 of 2 lacks some of the five points"):
+        known.main(["--model", "m", "--data", str(data), "--align", "points"])
+
+
+@pytest.mark.parametrize("way", [[], ["--end-to-end", "finder"]])
+def test_any_number_of_photos_at_once_gives_the_same(known, data, tmp_path, monkeypatch, way):
+    words = ("--model", "m", "--data", data, *way)
+    whole = result_of(known, tmp_path, *words)
+    monkeypatch.setattr(known, "_AT_ONCE", 1)
+    assert result_of(known, tmp_path, *words)["nme"] == whole["nme"]
+    assert len(known.made[1].calls) == 2 * len(known.made[0].calls)
+
+
+def test_several_models_are_drawn_together(known, data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    save = known.save_figure
+    monkeypatch.setattr(known, "save_figure", lambda drawing, path: (drawn.append(drawing), save(drawing, path)))
+    picture = tmp_path / "plots" / "ced.png"
+    assert known.main(["--model", "first", "second", "--data", str(data), "--picture", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (axes,) = drawn[0].axes
+    assert "%" in axes.get_xlabel() and "%" in axes.get_ylabel()
+    assert "Helen portraits" in axes.get_title()
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == [f"{name}\nAUC 37.50 %, failures 33.33 %" for name in ("first", "second")]
+    for line in axes.lines:
+        x, y = line.get_data()
+        assert (x[0], x[-1], y[0]) == (0, 8, 0)
+        assert y[-1] == pytest.approx(200 / 3)
+        assert y[np.searchsorted(x, 4)] == pytest.approx(100 / 3)
+    printed = capsys.readouterr().out
+    assert "first" in printed and "second" in printed
+
+
+# Predictions of a file
+
+
+def write_predictions(path, points=68, drop=()):
+    lines = []
+    for name, size_hw in SIZES.items():
+        boxes = np.array(FOUND[size_hw], float).reshape(-1, 4)
+        dense = {"landmarks": placed(boxes)[:, :points], "scheme": str(points)} if points and len(boxes) else {}
+        faces = Faces(boxes, np.ones(len(boxes)), size_hw=size_hw, **dense)
+        if name not in drop:
+            lines.append(json.dumps(faces.to_dict(f"/elsewhere/{name}", "found")))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_predictions_of_a_file_are_matched_and_scored(script, data, tmp_path, capsys):
+    found = write_predictions(tmp_path / "found.jsonl")
+    result = result_of(script("eval_landmarks"), tmp_path, "--predictions", found, "--data", data)
+    assert result["nme"] == pytest.approx(np.mean([5 / 60, np.hypot(2, 0.5) / 30]), abs=2e-5)
+    assert (result["model"], result["faces"], result["missed"]) == ("found", 3, 1)
+    assert result["align"] == "detections"
+    assert not {"flip", "decoder", "passes", "nme_gt_boxes"} & set(result)
+    assert "faces as detected" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"points": 0}, r"one\.png has no landmarks a face, the data have 68"),
+        ({"points": 29}, r"one\.png has 29 landmarks a face, the data have 68"),
+        ({"drop": ("a/two.png",)}, r"1 of 2 photos are missing, the first is a/two\.png"),
+    ],
+)
+def test_predictions_that_do_not_fit_the_data_are_named(script, data, tmp_path, changes, message):
+    found = write_predictions(tmp_path / "found.jsonl", **changes)
+    with pytest.raises(DataError, match=message):
+        script("eval_landmarks").main(["--predictions", found, "--data", str(data)])
+
+
+# What is wrong is said
+
+
+def test_data_without_landmarks_are_refused(known, tmp_path):
+    bare = FaceLabels(np.array([[0, 0, 9, 9.0]]), landmarks5=np.ones((1, 5, 2)))
+    data = write_data(tmp_path, one=bare, two=bare)
+    with pytest.raises(DataError, match=r"lmk_tiny\.jsonl: no face has dense landmarks \(one of landmarks19, .*106"):
+        known.main(["--model", "m", "--data", str(data)])
+    data = write_data(tmp_path)
+    with pytest.raises(DataError, match="no face of mask has dense landmarks"):
+        known.main(["--model", "m", "--data", str(data), "--source", "mask"])
+
+
+def test_a_model_of_another_scheme_is_refused_before_any_photo_is_read(known, data, monkeypatch):
+    monkeypatch.setattr(Knowing, "scheme", "29")
+    with pytest.raises(DataError, match=r"lmk_tiny\.jsonl has 68 landmarks a face, m gives 29"):
+        known.main(["--model", "m", "--data", str(data)])
+    assert known.made[0].calls == []
+
+
+def test_data_of_two_schemes_are_refused(known, tmp_path):
+    other = FaceLabels(np.array([[0, 0, 9, 9.0]]), landmarks=np.ones((1, 29, 2)), scheme="29")
+    data = write_data(tmp_path, two=other)
+    with pytest.raises(DataError, match="one scheme, got 29, 68; choose with --source"):
+        known.main(["--model", "m", "--data", str(data)])
+    assert known.main(["--model", "m", "--data", str(data), "--source", "helen"]) == 0
+
+
+def test_an_unknown_source_is_named(known, data):
+    with pytest.raises(DataError, match="no image has the source nobody; the file has helen, lfpw, mask"):
+        known.main(["--model", "m", "--data", str(data), "--source", "nobody"])
+
+
+def test_a_face_without_a_size_is_named_with_its_photo(known, tmp_path):
+    gaps = labels("one.png")
+    gaps.landmarks[1, 36] = np.nan
+    data = write_data(tmp_path, one=gaps)
+    with pytest.raises(DataError, match=r"one\.png: norm 'interocular' is nan for face 1 of 2"):
+        known.main(["--model", "m", "--data", str(data)])
+    assert known.main(["--model", "m", "--data", str(data), "--norm", "box"]) == 0
+
+
+def test_a_photo_of_another_size_than_the_data_say_is_named(known, data):
+    save_image(data.parent / "images" / "one.png", np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(DataError, match=r"one\.png: the data say 200x120, the photo has 20x20"):
+        known.main(["--model", "m", "--data", str(data)])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--model", "m", "--predictions", "p"],
+        ["--predictions", "p", "--end-to-end", "d"],
+        ["--predictions", "p", "--align", "points"],
+        ["--predictions", "p", "--weights", "w"],
+        ["--model", "a", "b", "--weights", "w"],
+        ["--model", "a", "b", "--json", "out.json"],
+        ["--model", "m", "--filters", "64"],
+        ["--model", "m", "--end-to-end", "d", "--align", "points"],
+        ["--model", "m", "--threshold", "0"],
+        ["--model", "m", "--passes", "0"],
+        ["--model", "m", "--flip", "both"],
+    ],
+)
+def test_a_command_line_that_means_nothing_is_refused(script, words):
+    with pytest.raises(SystemExit) as refused:
+        script("eval_landmarks").main(["--data", "x.jsonl", *words])
+    assert refused.value.code == 2
+
+
+# A real net, with random weights
+
+
+def random_net(name):
+    from gluonface import get_model
+    from gluonface._compat import mx
+
+    net = get_model(name)
+    mx.random.seed(3)
+    net.initialize(mx.init.Xavier())
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    return net
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    pytest.importorskip("mxnet")
+    path = tmp_path_factory.mktemp("weights") / "tiny.params"
+    random_net(TINY).save_parameters(str(path))
+    return path
+
+
+def expected_points(weights, data, flip, decoder, align="boxes", passes=1):
+    from gluonface import get_model, load_image
+    from gluonface.alignment import LandmarkPredictor
+    from gluonface.data import read_jsonl
+
+    net = get_model(TINY, decoder=decoder)
+    net.load_parameters(str(weights))
+    samples = read_jsonl(data)[:2]
+    images = [load_image(sample.image_path) for sample in samples]
+    predictor = LandmarkPredictor(net, flip=flip, passes=passes)
+    if align == "boxes":
+        points = predictor.from_boxes(images, [s.faces.boxes for s in samples])[0]
+    else:
+        points = predictor.from_points(images, [SCHEMES["68"].five_points(s.faces.landmarks) for s in samples])[0]
+    truth = np.concatenate([s.faces.landmarks for s in samples])
+    distances = np.linalg.norm(np.concatenate(points) - truth, axis=2).mean(axis=1)
+    return (distances / np.linalg.norm(truth[:, 36] - truth[:, 45], axis=1)).mean()
+
+
+@pytest.mark.parametrize(
+    ("flip", "decoder", "align", "passes"),
+    [
+        ("points", "dark", "boxes", 1),
+        ("none", "argmax", "boxes", 1),
+        ("heatmaps", "soft", "points", 1),
+        ("none", "dark", "points", 2),
+    ],
+)
+def test_weights_of_a_run_are_scored_as_the_flags_say(script, weights, data, tmp_path, flip, decoder, align, passes):
+    words = ["--model", TINY, "--weights", weights, "--data", data, "--flip", flip, "--decoder", decoder]
+    result = result_of(script("eval_landmarks"), tmp_path, *words, "--align", align, "--passes", passes)
+    assert result["nme"] == pytest.approx(expected_points(weights, data, flip, decoder, align, passes), rel=1e-3)
+    assert result["model"] == f"{TINY} (tiny.params)"
+    assert (result["flip"], result["decoder"]) == (flip, decoder)
+
+
+def test_each_flag_changes_something(weights, data):
+    ways = [("none", "dark"), ("points", "dark"), ("heatmaps", "dark"), ("none", "argmax"), ("none", "soft")]
+    assert len({round(expected_points(weights, data, *way), 5) for way in ways}) == len(ways)
+
+
+def test_shipped_weights_run_by_name(script, weights, data, tmp_path):
+    from gluonface.model_zoo import store
+    from gluonface.model_zoo.weights import IMAGENET_MEAN, IMAGENET_STD
+
+    root = tmp_path / "zoo"
+    root.mkdir()
+    (root / weights.name).write_bytes(weights.read_bytes())
+    facts = {"file": weights.name, "sha256": store.sha256_file(weights), "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    (root / f"{TINY}.json").write_text(json.dumps({**facts, "licence": "none", "research_only": False}))
+    module = script("eval_landmarks")
+    result = result_of(module, tmp_path, "--model", TINY, "--root", root, "--data", data)
+    assert result["model"] == TINY
+    assert result["nme"] == pytest.approx(expected_points(weights, data, "points", "dark"), rel=1e-3)
+
+
+def test_a_detector_of_the_package_goes_before_the_net(script, weights, data, tmp_path, monkeypatch):
+    module = script("eval_landmarks")
+    monkeypatch.setattr(module, "FaceAnalyzer", Finder)
+    words = ("--model", TINY, "--weights", weights, "--data", data, "--end-to-end", "finder", "--flip", "none")
+    result = result_of(module, tmp_path, *words)
+    assert (result["faces"], result["missed"]) == (3, 1)
+    assert result["relative"] == pytest.approx(result["nme"] / result["nme_gt_boxes"] - 1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["--model", "heatmap_mobilenetv2_0.25_s_cofw"], DataError, "has 68 landmarks a face, .*cofw gives 29"),
+        (["--model", "retinaface_mobilenet0.25_widerface"], InputError, "expected a landmark net.*, got retinaface"),
+        (["--model", TINY, "--stem", "32"], WeightsError, "do not fit LandmarkNet"),
+    ],
+)
+def test_a_net_that_does_not_fit_is_refused(script, weights, data, tmp_path, words, error, message):
+    fitting = weights
+    if "cofw" in words[1]:
+        fitting = tmp_path / "cofw.params"
+        random_net(words[1]).save_parameters(str(fitting))
+    with pytest.raises(error, match=message):
+        script("eval_landmarks").main([*words, "--weights", str(fitting), "--data", str(data)])
+
+
+def test_a_net_without_weights_says_so(script, data):
+    with pytest.raises(GluonFaceError, match="no weights come with this model"):
+        script("eval_landmarks").main(["--model", TINY, "--data", str(data)])
