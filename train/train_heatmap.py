@@ -37,7 +37,7 @@ from gluonface.engine import (
 from gluonface.errors import InputError
 from gluonface.image import load_image
 from gluonface.loss import HEATMAP_LOSSES, HeatmapLoss
-from gluonface.metrics.landmark_scoring import NORMS, evaluate_landmarks, normalisers
+from gluonface.metrics.landmark_scoring import NORMS, evaluate_landmarks, label_sizes, scored_faces
 from gluonface.model_zoo import get_model
 from gluonface.targets import HeatmapTargets
 
@@ -215,17 +215,15 @@ def main(argv=None) -> None:
 
 def validation(args: argparse.Namespace):
     """NME of the net on the labelled faces, aligned from their boxes, without averaging over flips."""
-    samples = [
-        s for s in FaceJsonLines(args.val, args.images, args.val_sources).samples if s.faces.landmarks is not None
-    ]
+    samples = FaceJsonLines(args.val, args.images, args.val_sources).samples
+    labels = [s.faces[scored_faces(s.faces)] for s in samples]
+    samples, labels = zip(*((s, own) for s, own in zip(samples, labels) if len(own)))
     images = [load_image(s.image_path) for s in samples]
-    rows = [np.flatnonzero(np.isfinite(s.faces.landmarks).any(axis=(1, 2))) for s in samples]
-    boxes = [s.faces.boxes[r] for s, r in zip(samples, rows)]
-    truth = np.concatenate([s.faces.landmarks[r] for s, r in zip(samples, rows)])
-    sizes = normalisers(args.norm, truth, samples[0].faces.scheme, np.concatenate(boxes))
+    truth = np.concatenate([own.landmarks for own in labels])
+    sizes = np.concatenate([label_sizes(args.norm, own) for own in labels])
 
     def evaluate(net) -> dict[str, float]:
-        landmarks, _ = LandmarkPredictor(net).from_boxes(images, boxes)
+        landmarks, _ = LandmarkPredictor(net).from_boxes(images, [own.boxes for own in labels])
         scores = evaluate_landmarks(np.concatenate(landmarks), truth, net.scheme, sizes)
         return {"nme": scores.nme, "auc": scores.auc, "failure_rate": scores.failure_rate}
 

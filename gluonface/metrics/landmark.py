@@ -120,10 +120,7 @@ def _of_photos(preds) -> list[np.ndarray]:
     if isinstance(preds, (Faces, mx.nd.NDArray, np.ndarray)):
         preds = [preds] if isinstance(preds, Faces) else _array(preds)[:, None]
     preds = list(preds)
-    if len(preds) == 2 and [np.ndim(p) if isinstance(p, np.ndarray) else getattr(p, "ndim", 0) for p in preds] == [
-        3,
-        2,
-    ]:
+    if [getattr(one, "ndim", None) for one in preds] == [3, 2]:
         preds = list(_array(preds[0])[:, None])  # a net's landmarks and scores
     points = []
     for i, one in enumerate(preds):
