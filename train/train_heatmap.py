@@ -40,6 +40,7 @@ from gluonface.loss import HEATMAP_LOSSES, HeatmapLoss
 from gluonface.metrics.landmark_scoring import NORMS, evaluate_landmarks, label_sizes, scored_faces
 from gluonface.model_zoo import get_model
 from gluonface.targets import HeatmapTargets
+from gluonface.training.inputs import add_base_argument, add_data_arguments, image_preparer, source_weights
 
 PAPER = TrainConfig(
     batch_size=16,
@@ -59,14 +60,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     model.add_argument("--model", default="heatmap_mobilenetv2_1.0_sdd_jd106", help="name of the model to train")
     model.add_argument("--filters", type=int, help="filters of every letter (default: the model's)")
     model.add_argument("--stem", type=int, help="channels before the first letter (default: 256)")
-    model.add_argument(
-        "--pretrained-base",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="NPZ",
-        help="start the backbone from ImageNet weights: GluonCV's, or those of an .npz of PyTorch-named arrays",
-    )
+    add_base_argument(model)
     model.add_argument("--start", metavar="PARAMS", help="start from a file of weights of this model")
     model.add_argument(
         "--frozen-layers",
@@ -77,26 +71,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     model.add_argument("--data-shape", type=int, default=192, help="side of the training crops in pixels")
     data = parser.add_argument_group("data")
-    data.add_argument("--train", required=True, metavar="JSONL", help="annotations to learn from")
-    data.add_argument("--val", metavar="JSONL", help="annotations for the NME after each epoch, from labelled boxes")
-    data.add_argument("--images", metavar="DIR", help="folder of the images (default: images/ beside the annotations)")
-    data.add_argument("--sources", nargs="+", metavar="NAME", help="learn from these sources of the file only")
+    add_data_arguments(data, "NME from labelled boxes")
     data.add_argument("--val-sources", nargs="+", metavar="NAME", help="validate on these sources only")
     data.add_argument("--norm", choices=NORMS, default="interocular", help="what the NME is divided by")
-    data.add_argument(
-        "--source-weight",
-        action="append",
-        default=[],
-        metavar="NAME=WEIGHT",
-        help="share of the faces of a source in an epoch (default 1)",
-    )
-    data.add_argument("--cache", choices=("bytes", "memory"), help="keep images once read: encoded, or decoded")
-    data.add_argument(
-        "--worker-kind",
-        choices=("process", "thread"),
-        default="process",
-        help="threads share one --cache and suit few cores; processes are faster from three or four workers on",
-    )
     tricks = parser.add_argument_group("tricks (each off by default; see the recipe above)")
     tricks.add_argument("--flip-copies", action="store_true", help="each face also mirrored: twice the epoch")
     tricks.add_argument("--pca-noise", type=float, default=0.0, metavar="SIGMA", help="colour noise, the paper: .05")
@@ -151,13 +128,12 @@ def make_loader(args: argparse.Namespace, config: TrainConfig, net, rank: int, n
         random_erasing=args.random_erasing,
         degrade=Degrade() if args.degrade else None,
     )
-    weights = {name: float(value) for name, value in (w.split("=") for w in args.source_weight)}
     samples = HeatmapSamples(
         FaceJsonLines(args.train, args.images, args.sources, cache=args.cache),
         transform,
         seed=config.seed,
         flip_copies=args.flip_copies,
-        source_weights=weights,
+        source_weights=source_weights(args.source_weight),
     )
     if samples.scheme != net.scheme:
         raise InputError(f"{args.train} has {samples.scheme} landmarks, {args.model} learns {net.scheme}")
@@ -187,13 +163,6 @@ def main(argv=None) -> None:
     net = build_net(args)
     net.hybridize(static_alloc=True)
     loss = HeatmapLoss(map_hw(args, net), args.loss, args.place_weight)
-    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (net.facts.mean, net.facts.std))
-
-    def prepare(arrays, ctx):
-        images, *targets = arrays
-        x = mx.nd.array(images, ctx=ctx, dtype="uint8").astype("float32").transpose((0, 3, 1, 2)) / 255
-        x = (x - mx.nd.array(mean, ctx=ctx)) / mx.nd.array(std, ctx=ctx)
-        return (x, *(mx.nd.array(t, ctx=ctx) for t in targets))
 
     def losses(net, x, *targets):
         return dict(zip(("heatmap", "place"), loss(net.network(x), *targets)))
@@ -202,7 +171,7 @@ def main(argv=None) -> None:
         net,
         losses,
         config,
-        prepare=prepare,
+        prepare=image_preparer(net.facts),
         evaluate=validation(args) if args.val else None,
         best_key="nme" if args.val else None,
         best_mode="min",
@@ -217,6 +186,8 @@ def validation(args: argparse.Namespace):
     """NME of the net on the labelled faces, aligned from their boxes, without averaging over flips."""
     samples = FaceJsonLines(args.val, args.images, args.val_sources).samples
     labels = [s.faces[scored_faces(s.faces)] for s in samples]
+    if not any(map(len, labels)):
+        raise InputError(f"{args.val}: expected faces with landmarks to validate on, found none")
     samples, labels = zip(*((s, own) for s, own in zip(samples, labels) if len(own)))
     images = [load_image(s.image_path) for s in samples]
     truth = np.concatenate([own.landmarks for own in labels])

@@ -32,6 +32,7 @@ from gluonface.model_zoo import get_model, import_insightface, list_models, mode
 from gluonface.model_zoo.weights import find_weights
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.targets import AnchorTargets
+from gluonface.training.inputs import add_base_argument, add_data_arguments, image_preparer, source_weights
 
 PAPER = TrainConfig(
     batch_size=32,
@@ -51,14 +52,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="retinaface_mobilenet0.25_widerface", help="name of the model to train")
-    model.add_argument(
-        "--pretrained-base",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="NPZ",
-        help="start the backbone from ImageNet weights: GluonCV's, or those of an .npz of PyTorch-named arrays",
-    )
+    add_base_argument(model)
     start = model.add_mutually_exclusive_group()
     start.add_argument(
         "--start",
@@ -67,24 +61,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     start.add_argument("--start-insightface", metavar="PARAMS", help="start from an InsightFace-style checkpoint")
     data = parser.add_argument_group("data")
-    data.add_argument("--train", required=True, metavar="JSONL", help="annotations to learn from")
-    data.add_argument("--val", metavar="JSONL", help="annotations for the AP after each epoch")
-    data.add_argument("--images", metavar="DIR", help="folder of the images (default: images/ beside the annotations)")
-    data.add_argument("--sources", nargs="+", metavar="NAME", help="learn from these sources of the file only")
-    data.add_argument(
-        "--source-weight",
-        action="append",
-        default=[],
-        metavar="NAME=WEIGHT",
-        help="how often an image of a source occurs in an epoch (default 1)",
-    )
-    data.add_argument("--cache", choices=("bytes", "memory"), help="keep images once read: encoded, or decoded")
-    data.add_argument(
-        "--worker-kind",
-        choices=("process", "thread"),
-        default="process",
-        help="threads share one --cache and suit few cores; processes are faster from three or four workers on",
-    )
+    add_data_arguments(data, "AP")
     data.add_argument("--data-shape", type=int, default=640, help="side of the training crops in pixels")
     data.add_argument("--val-size", type=int, default=640, help="long side of the validation photos in pixels")
     views = parser.add_argument_group("augmentation (defaults: the paper's)")
@@ -141,13 +118,12 @@ def make_loader(args: argparse.Namespace, config: TrainConfig, rank: int, num_wo
         degrade=Degrade() if args.degrade else None,
         min_face=args.min_face,
     )
-    weights = {name: float(value) for name, value in (w.split("=") for w in args.source_weight)}
     samples = RetinaFaceSamples(
         FaceJsonLines(args.train, args.images, args.sources, cache=args.cache),
         transform,
         seed=config.seed,
         mosaic_prob=args.mosaic,
-        source_weights=weights,
+        source_weights=source_weights(args.source_weight),
     )
     targets = AnchorTargets(
         (args.data_shape, args.data_shape), positive_iou=args.positive_iou, negative_iou=args.negative_iou
@@ -189,13 +165,6 @@ def main(argv=None) -> None:
     net.hybridize(static_alloc=True)
     loss = AnchorLoss(args.box_weight, args.landmark_weight, args.hard_negatives, smooth_at=args.smooth_at)
     loss.hybridize(static_alloc=True)
-    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (net.facts.mean, net.facts.std))
-
-    def prepare(arrays, ctx):
-        images, *targets = arrays
-        x = mx.nd.array(images, ctx=ctx, dtype="uint8").astype("float32").transpose((0, 3, 1, 2)) / 255
-        x = (x - mx.nd.array(mean, ctx=ctx)) / mx.nd.array(std, ctx=ctx)
-        return (x, *(mx.nd.array(t, ctx=ctx) for t in targets))
 
     def losses(net, x, *targets):
         return dict(zip(("cls", "box", "landmark"), loss(*net.network(x), *targets)))
@@ -204,7 +173,7 @@ def main(argv=None) -> None:
         net,
         losses,
         config,
-        prepare=prepare,
+        prepare=image_preparer(net.facts),
         evaluate=validation(args) if args.val else None,
         best_key="ap50" if args.val else None,
     )

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from .annotation_files import load_mat
 from .base import FaceSample
-from .landmark_sets import FROM_ONE, labels_of, load_mat, sample_of
+from .landmark_sets import FROM_ONE, labels_of, sample_of
 
 __all__ = ["NUM_FACES", "SPLITS", "read_aflw"]
 

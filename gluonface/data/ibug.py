@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from .annotation_files import parse_numbers, read_lines
 from .base import FaceSample
-from .landmark_sets import FROM_ONE, labels_of, parse_numbers, read_lines, sample_of
+from .landmark_sets import FROM_ONE, labels_of, sample_of
 
 __all__ = ["NUM_FACES", "read_300w", "read_pts"]
 

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, InputError
+from .annotation_files import parse_numbers, read_lines
 from .base import FaceSample
-from .landmark_sets import FROM_ZERO, labels_of, parse_numbers, read_lines, sample_of
+from .landmark_sets import FROM_ZERO, labels_of, sample_of
 
 __all__ = ["centre_most", "read_jd106", "without_photos_of"]
 

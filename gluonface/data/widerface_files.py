@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from .._compat import import_optional
 from ..errors import DataError
 from ..geometry import box_iou, clip_boxes
+from .annotation_files import load_mat, read_lines
 from .base import FaceLabels, FaceSample
 from .image_size import image_size
 
@@ -73,15 +73,6 @@ def _labels(xywh: np.ndarray, attributes: list[dict[str, Any]], landmarks5: np.n
     )
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the annotation file: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file ({error.reason} at byte {error.start})") from error
-
-
 def _numbers(line: str, counts: Sequence[int], place: str, what: str) -> list[float]:
     try:
         numbers = [float(word) for word in line.split()]
@@ -104,7 +95,7 @@ def read_widerface_txt(path: str | os.PathLike) -> list[WiderEntry]:
         Naming file, line and what was expected there.
     """
     path = Path(path)
-    lines = _lines(path)
+    lines = read_lines(path)
     entries, at = [], 0
 
     def line(expected: str) -> str:
@@ -147,17 +138,8 @@ def read_widerface_mat(path: str | os.PathLike) -> list[WiderEntry]:
         When SciPy is not installed.
     """
     path = Path(path)
-    scipy_io = import_optional("scipy.io", "train")
-    keys = ("event_list", "file_list", "face_bbx_list", *(f"{name}_label_list" for name in ATTRIBUTES))
-    try:
-        mat = scipy_io.loadmat(path, variable_names=keys)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the annotation file: {error.strerror or error}") from error
-    except Exception as error:  # SciPy raises many types on a damaged file
-        raise DataError(f"{path}: not a MATLAB file of version 5: {error}") from error
-    missing = [key for key in keys[:3] if key not in mat]
-    if missing:
-        raise DataError(f"{path}: {', '.join(missing)} missing; expected wider_face_train.mat or wider_face_val.mat")
+    optional = [f"{name}_label_list" for name in ATTRIBUTES]
+    mat = load_mat(path, ("event_list", "file_list", "face_bbx_list"), optional)
     entries = []
     try:
         for event, (name_cell,) in enumerate(mat["event_list"]):
@@ -215,7 +197,7 @@ def read_retinaface_labels(path: str | os.PathLike) -> list[WiderEntry]:
         boxes = np.array([row[:4] for row in rows], np.float32).reshape(-1, 4)
         entries.append(WiderEntry(name, _labels(boxes, attributes, points)))
 
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if line.startswith("#"):
             finish()
             name, rows = line[1:].strip(), []

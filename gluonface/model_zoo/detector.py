@@ -6,20 +6,16 @@ parameters.
 
 from __future__ import annotations
 
-import warnings
 from itertools import pairwise
 
-from .._compat import mx
 from ..decode import AnchorSpec
 from ..nn.anchors import AnchorGenerator
 from ..nn.coder import BoxDecoder, PointDecoder
-from . import store
-from .weights import ModelFacts, load_arrays
-
-nn = mx.gluon.nn
+from .block import ZooBlock
+from .weights import ModelFacts
 
 
-class FaceDetector(nn.HybridBlock):
+class FaceDetector(ZooBlock):
     """Network, decoding and non-maximum suppression in one graph; outputs as GluonCV's detectors give them.
 
     Parameters
@@ -123,34 +119,3 @@ class FaceDetector(nn.HybridBlock):
             rows = F.slice(rows, begin=(None, 0, None), end=(None, self.post_nms, None))
         cuts = (0, 1, 2, 6, 6 + 2 * self.num_points)
         return tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
-
-    def initialize(self, init=None, ctx=None, verbose: bool = False, force_reinit: bool = False):
-        """Initialise the parameters that have no values yet; a pretrained backbone keeps its own."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*already initialized, ignoring.*")
-            super().initialize(init or mx.init.Uniform(), ctx, verbose, force_reinit)
-
-    def load_parameters(
-        self,
-        filename,
-        ctx=None,
-        allow_missing: bool = False,
-        ignore_extra: bool = False,
-        cast_dtype: bool = False,
-        dtype_source: str = "current",
-    ):
-        """Load weights as ``save_parameters`` wrote them; reads the file strictly.
-
-        Raises
-        ------
-        WeightsError
-            The file is damaged, truncated or no weights file, or its weights do not fit; the net is then unchanged.
-        """
-        load_arrays(
-            self,
-            store.read_params(filename),
-            source=filename,
-            ctx=ctx,
-            allow_missing=allow_missing,
-            ignore_extra=ignore_extra,
-        )

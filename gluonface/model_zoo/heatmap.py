@@ -18,9 +18,9 @@ from ..errors import InputError
 from ..faces import SCHEMES
 from ..geometry import HEATMAP_TEMPLATE
 from ..nn.heatmap import HeatmapDecoder
-from . import store
 from .backbone import Features
-from .weights import ModelFacts, load_arrays
+from .block import ZooBlock
+from .weights import ModelFacts
 
 nn = mx.gluon.nn
 
@@ -104,7 +104,7 @@ class HeatmapNetwork(nn.HybridBlock):
         return self.head(self.upscaling(self.stem(self.features(x))))
 
 
-class LandmarkNet(nn.HybridBlock):
+class LandmarkNet(ZooBlock):
     """Network and decoder in one graph.
 
     Parameters
@@ -167,30 +167,9 @@ class LandmarkNet(nn.HybridBlock):
         start = f"{prefix}.decoder." if prefix else "decoder."
         return {name: parameter for name, parameter in own.items() if not name.startswith(start)}
 
-    def load_parameters(
-        self,
-        filename,
-        ctx=None,
-        allow_missing: bool = False,
-        ignore_extra: bool = False,
-        cast_dtype: bool = False,
-        dtype_source: str = "current",
-    ) -> None:
-        """As Gluon's, from a file read strictly.
-
-        Raises
-        ------
-        WeightsError
-            The file is damaged, truncated or no weights file, or its weights do not fit; the net is then unchanged.
-        """
-        load_arrays(
-            self,
-            store.read_params(filename),
-            source=filename,
-            ctx=ctx,
-            allow_missing=allow_missing,
-            ignore_extra=ignore_extra,
-        )
+    def load_parameters(self, filename, ctx=None, **options):
+        """As `ZooBlock` does; the decoder's constants go where the weights go."""
+        super().load_parameters(filename, ctx, **options)
         self._place_decoder()
 
 
