@@ -10,7 +10,10 @@ from .weights import load_arrays
 
 
 class ZooBlock(mx.gluon.HybridBlock):
-    """A net with facts: ``net.network`` gives raw predictions and is trained, ``net`` is used; they share parameters."""
+    """A net with facts: ``net.network`` gives raw predictions and is trained, ``net`` is used.
+
+    Both share parameters.
+    """
 
     def initialize(self, init=None, ctx=None, verbose: bool = False, force_reinit: bool = False):
         """Initialise the parameters that have no values yet; a pretrained backbone keeps its own."""

@@ -117,7 +117,7 @@ def test_a_wrong_mat_file_is_reported(tmp_path):
     with pytest.raises(DataError, match="not a MATLAB file"):
         read_widerface_mat(tmp_path / "x.mat")
     scipy.io.savemat(tmp_path / "y.mat", {"event_list": cells(["a"])})
-    with pytest.raises(DataError, match="file_list, face_bbx_list missing"):
+    with pytest.raises(DataError, match="the variables file_list, face_bbx_list are missing"):
         read_widerface_mat(tmp_path / "y.mat")
     flat = {"event_list": cells(["a"]), "file_list": np.zeros((1, 1)), "face_bbx_list": np.zeros((1, 1))}
     scipy.io.savemat(tmp_path / "z.mat", flat)
