@@ -16,7 +16,7 @@ faces, the failure rate the share of faces with more than --threshold, AUC the a
 error up to there. JSON has fractions, what is printed is in per cent.
 
 Where crops come from:
-  --align boxes    (default) the template placed by the labelled box, then once more by the points that were found
+  --align boxes    (default) the template placed by the labelled box, then, where that was off, by the points found
   --align points   the labelled five points: an oracle, no detector is that good, and the figures say so
   --end-to-end D   the detector D looks at the whole photo. A labelled face and the detection that overlaps it most
                    (intersection over union of at least 0.5, each detection once) belong together; a face without one is
@@ -126,7 +126,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--decoder", choices=HEATMAP_DECODERS, default="dark", help="how heatmaps are read (default: dark)"
     )
     view.add_argument(
-        "--passes", type=int, default=1, metavar="N", help="crops of each face, from boxes 2 at least (default: 1)"
+        "--passes",
+        type=lambda text: text if text == "auto" else int(text),
+        default="auto",
+        metavar="N",
+        help="crops of each face (default: auto, a second one where the first was off)",
     )
     parser.add_argument("--data", required=True, metavar="JSONL", help="annotated photos")
     parser.add_argument("--images", metavar="DIR", help="folder of the photos (default: images/ beside the data)")
@@ -153,7 +157,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--end-to-end faces are aligned as they were detected: no --align points")
     if args.json and args.model and len(args.model) > 1:
         parser.error("--json holds the result of one --model")
-    if not args.threshold > 0 or args.passes < 1:
+    if not args.threshold > 0 or (args.passes != "auto" and args.passes < 1):
         parser.error("--threshold is above 0 and --passes at least 1")
     return args
 
@@ -237,8 +241,6 @@ def run_of(predictor: LandmarkPredictor, args: argparse.Namespace, samples: list
     name = predictor.facts.name + (f" ({Path(args.weights).name})" if args.weights else "")
     how = {"flip": args.flip, "decoder": args.decoder, "passes": args.passes}
     if found is None:
-        if args.align == "boxes":
-            how["passes"] = max(2, args.passes)
         return name, how, predict(predictor, samples, args.align), None
     return name, how, predict(predictor, samples, "detections", found), predict(predictor, samples, "boxes")
 
@@ -322,8 +324,12 @@ def looked_at(result: dict) -> str:
     words = [_ALIGNED[result["align"]] + (f" by {result['end_to_end']}" if result["end_to_end"] else "")]
     if "flip" in result:
         words.append("one pass of the net" if result["flip"] == "none" else f"{result['flip']} averaged over flips")
-        words += [f"decoder {result['decoder']}", f"{result['passes']} crop{'s' * (result['passes'] > 1)} a face"]
+        words += [f"decoder {result['decoder']}", f"{crops_a_face(result['passes'])} a face"]
     return ", ".join(words)
+
+
+def crops_a_face(passes: int | str) -> str:
+    return "one or two crops" if passes == "auto" else "1 crop" if passes == 1 else f"{passes} crops"
 
 
 def describe(results: list[dict]) -> str:

@@ -21,6 +21,10 @@ from .model_zoo import ModelFacts, get_model
 
 __all__ = ["FLIPS", "LandmarkPredictor", "align_faces", "context_of", "normalise"]
 
+#: How far off a crop may be, in shares of its side, before another one is made ("auto" passes). Training turns, scales
+#: and shifts crops by about as much; beyond it the error grows.
+REALIGN_FROM = 0.03
+
 #: What is averaged over a crop and its mirror image.
 FLIPS = ("none", "points", "heatmaps")
 
@@ -71,8 +75,9 @@ class LandmarkPredictor:
         Where a named net runs (CPU by default); a given net runs where its parameters are.
     flip : {"none", "points", "heatmaps"}
         Test-time averaging over each crop and its mirror image, of points or of heatmaps: twice the time.
-    passes : int
-        With 2, crops are made a second time, from the points that were found. Faces known by a box need it.
+    passes : int or "auto"
+        Crops of each face, each from the points that were found in the one before. "auto": a second one for the faces
+        whose first one was off by more than `REALIGN_FROM`, such as those known by a box alone.
     batch_size : int
         Crops that go through the network at once, from as many photos as it takes.
     root : path, optional
@@ -92,14 +97,16 @@ class LandmarkPredictor:
         *,
         ctx: mx.Context | None = None,
         flip: str = "none",
-        passes: int = 1,
+        passes: int | str = "auto",
         batch_size: int = 32,
         root: str | os.PathLike | None = None,
     ):
         if flip not in FLIPS:
             raise InputError(f"expected flip to be one of {', '.join(FLIPS)}, got {flip!r}")
-        if batch_size < 1 or passes < 1:
-            raise InputError(f"expected batch_size and passes of at least 1, got {batch_size} and {passes}")
+        if batch_size < 1 or (passes != "auto" and not (isinstance(passes, int) and passes >= 1)):
+            raise InputError(
+                f'expected batch_size and passes of at least 1, or passes="auto", got {batch_size} and {passes!r}'
+            )
         if isinstance(net, str):
             net = get_model(net, pretrained=True, ctx=ctx, root=root)
             if net.facts.task == "landmarks":
@@ -124,7 +131,7 @@ class LandmarkPredictor:
         """`Faces` with the dense landmarks added.
 
         Faces are aligned by their five points where they have them and these are not all in one place, else by their
-        box, and then once more by what was found.
+        box.
 
         Parameters
         ----------
@@ -137,7 +144,7 @@ class LandmarkPredictor:
         list of Faces
             With ``landmarks`` and ``scheme`` of the net; the detector's ``landmarks5`` stay.
         """
-        five, by_box = [], []
+        five = []
         for found in faces:
             points = five_from_boxes(found.boxes)
             usable = np.zeros(len(found), bool)
@@ -146,23 +153,20 @@ class LandmarkPredictor:
                 points[usable] = found.landmarks5[usable]
             points[~usable] = five_from_boxes(_not_flat(found.boxes[~usable]))
             five.append(points)
-            by_box.append(~usable)
-        landmarks, _ = self.from_points(images, five, again=by_box)
+        landmarks, _ = self.from_points(images, five)
         return [f.with_(landmarks=points, scheme=self.net.scheme) for f, points in zip(faces, landmarks)]
 
     def from_boxes(
         self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Landmarks of faces known by boxes (n, 4) xyxy of each image, in two passes at least; as `from_points`."""
+        """Landmarks of faces known by boxes (n, 4) xyxy of each image; as `from_points`."""
         boxes = [_not_flat(np.asarray(b, np.float64).reshape(-1, 4)) for b in boxes]
-        again = [np.ones(len(b), bool) for b in boxes]
-        return self.from_points(images, [five_from_boxes(b) for b in boxes], again=again)
+        return self.from_points(images, [five_from_boxes(b) for b in boxes])
 
     def from_points(
         self,
         images: Sequence[np.ndarray],
         five: Sequence[np.ndarray],
-        again: Sequence[np.ndarray] | None = None,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Landmarks of faces known by five points.
 
@@ -172,8 +176,6 @@ class LandmarkPredictor:
         five : sequence of (n, 5, 2) arrays
             Of each image, in its pixels: left eye, right eye, nose, left and right mouth corner, left being the
             viewer's left.
-        again : sequence of (n,) bool arrays, optional
-            Faces that get a second pass even with ``passes=1``.
 
         Returns
         -------
@@ -193,14 +195,30 @@ class LandmarkPredictor:
         owner = np.repeat(np.arange(len(images)), counts)
         points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 5, 2) for p in five] or [np.zeros((0, 5, 2))])
         landmarks, scores = self._once(images, owner, points)
-        second = np.concatenate([np.asarray(a, bool) for a in again]) if again else np.zeros(len(owner), bool)
-        for number in range(1, max(self.passes, 2)):
-            rows = np.arange(len(owner)) if number < self.passes else np.flatnonzero(second)
+        rows = np.arange(len(owner))
+        for _ in range(1 if self.passes == "auto" else self.passes - 1):
             found = SCHEMES[self.net.scheme].five_points(landmarks[rows])
-            rows, found = rows[_apart(found)], found[_apart(found)]
-            landmarks[rows], scores[rows] = self._once(images, owner[rows], found)
+            again = _apart(found)
+            if self.passes == "auto":
+                again &= self._offset(points[rows], found) > REALIGN_FROM
+            rows = rows[again]
+            points[rows] = found[again]
+            landmarks[rows], scores[rows] = self._once(images, owner[rows], points[rows])
         own = [slice(end - count, end) for count, end in zip(counts, np.cumsum(counts))]
         return [landmarks[rows] for rows in own], [scores[rows] for rows in own]
+
+    def _offset(self, five: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """How far off a crop by ``five`` (n, 5, 2) is if the face is where ``found`` (n, 5, 2) says, (n,) in shares of
+        its side: the mean distance that the template's points move from one alignment to the other.
+        """
+        facts = self.facts
+        template = np.asarray(facts.template) * facts.size
+        offsets = np.full(len(five), np.inf)
+        for i in np.flatnonzero(_apart(found)):
+            crop, better = (similarity_transform(points, template) for points in (five[i], found[i]))
+            moved = warp_points(crop, warp_points(invert_affine(better), template))
+            offsets[i] = np.linalg.norm(moved - template, axis=1).mean() / facts.size
+        return offsets
 
     def _once(self, images, owner, five) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks (N, K, 2) and scores (N, K) of N faces, each in the image that it belongs to."""

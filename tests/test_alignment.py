@@ -106,7 +106,7 @@ def predictor(**options) -> LandmarkPredictor:
 
 
 @pytest.mark.parametrize("flip", FLIPS)
-@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("passes", [1, 2, 3, "auto"])
 def test_landmarks_are_found_in_photo_pixels_whatever_the_size_and_turn(rng, flip, passes):
     found, scores = predictor(flip=flip, passes=passes).from_points(PHOTOS, disturbed(rng))
     for ours, truth, heights in zip(found, FACES, scores):
@@ -117,7 +117,7 @@ def test_landmarks_are_found_in_photo_pixels_whatever_the_size_and_turn(rng, fli
 
 def test_all_faces_of_all_photos_make_one_batch(rng):
     net = ColouredDots()
-    LandmarkPredictor(net).from_points(PHOTOS, disturbed(rng))
+    LandmarkPredictor(net, passes=1).from_points(PHOTOS, disturbed(rng))
     assert net.batches == [3]
     net.batches.clear()
     LandmarkPredictor(net, batch_size=2, passes=2).from_points(PHOTOS, disturbed(rng))
@@ -125,6 +125,18 @@ def test_all_faces_of_all_photos_make_one_batch(rng):
     net.batches.clear()
     assert LandmarkPredictor(net).from_points([PHOTOS[1]], [np.zeros((0, 5, 2))])[0][0].shape == (0, 5, 2)
     assert LandmarkPredictor(net).from_points([], [])[0] == [] and net.batches == []
+
+
+def test_only_crops_that_were_off_are_made_again():
+    net = ColouredDots()
+    points = [np.array(face).reshape(-1, 5, 2) for face in FACES]
+    LandmarkPredictor(net).from_points(PHOTOS, points)
+    assert net.batches == [3]  # the points were right
+    points[0] = points[0] + np.array([[[0, 0]], [[8, 0]]])  # the second face's lie 5 % of the crop's side aside
+    net.batches.clear()
+    found, _ = LandmarkPredictor(net).from_points(PHOTOS, points)
+    assert net.batches == [3, 1]
+    np.testing.assert_allclose(found[0], FACES[0], atol=0.35)
 
 
 def test_a_batch_gives_what_single_faces_give(rng):
@@ -187,7 +199,12 @@ def test_points_in_one_place_are_refused():
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"flip": "both"}, "none, points, heatmaps"), ({"passes": 0}, "at least 1"), ({"batch_size": 0}, "at least 1")],
+    [
+        ({"flip": "both"}, "none, points, heatmaps"),
+        ({"passes": 0}, "at least 1"),
+        ({"passes": "two"}, "auto"),
+        ({"batch_size": 0}, "at least 1"),
+    ],
 )
 def test_settings_out_of_range_are_refused(options, says):
     with pytest.raises(InputError, match=says):

@@ -126,7 +126,7 @@ def test_the_figures_are_those_worked_out_by_hand(known, data, tmp_path, capsys)
     # All points of a face are off by the same.
     assert result["nme_groups"] == pytest.approx(dict.fromkeys(SCHEMES["68"].groups, result["nme"]), abs=1e-5)
     assert (result["model"], result["scheme"], result["norm"], result["align"]) == ("m", "68", "interocular", "boxes")
-    assert (result["flip"], result["decoder"], result["passes"], result["oracle"]) == ("points", "dark", 2, False)
+    assert (result["flip"], result["decoder"], result["passes"], result["oracle"]) == ("points", "dark", "auto", False)
     assert {"date", "command", "versions", "machine"} <= set(result)
     assert result["domain"] == "Helen portraits, LFPW portraits (FC26 lmk_tiny, 2 photos, 3 faces)"
     assert str(tmp_path) not in json.dumps(result)
@@ -172,7 +172,7 @@ def test_detections_end_to_end_are_matched_and_missed_faces_count(known, data, t
     assert result["failure_rate"] == pytest.approx(1 / 3, abs=1e-5)
     assert result["nme_gt_boxes"] == pytest.approx(np.mean(ERRORS[:2]), abs=2e-5)
     assert result["relative"] == pytest.approx(np.mean(errors) / np.mean(ERRORS[:2]) - 1, abs=1e-3)
-    assert (result["align"], result["end_to_end"], result["passes"]) == ("detections", "finder", 1)
+    assert (result["align"], result["end_to_end"], result["passes"]) == ("detections", "finder", "auto")
     # Only the faces that belong to labelled ones are looked at.
     assert known.made[0].calls[0] == ("faces", [2, 0])
     printed = capsys.readouterr().out
@@ -213,7 +213,7 @@ def test_a_detection_belongs_to_one_face_and_must_overlap_by_half(script):
 
 def test_an_oracle_is_called_one(known, data, tmp_path, capsys):
     result = result_of(known, tmp_path, "--model", "m", "--data", data, "--align", "points")
-    assert (result["align"], result["oracle"], result["passes"]) == ("points", True, 1)
+    assert (result["align"], result["oracle"], result["passes"]) == ("points", True, "auto")
     assert "aligned by labelled points (an oracle)" in capsys.readouterr().out
     kind, five = known.made[0].calls[0]
     assert kind == "points"
@@ -398,7 +398,7 @@ def weights(tmp_path_factory):
     return path
 
 
-def expected_points(weights, data, flip, decoder, align="boxes", passes=1):
+def expected_points(weights, data, flip, decoder, align="boxes", passes="auto"):
     from gluonface import get_model, load_image
     from gluonface.alignment import LandmarkPredictor
     from gluonface.data import read_jsonl

@@ -14,12 +14,19 @@ import numpy as np
 
 from ..base import FaceLabels
 
-__all__ = ["ColourJitter", "Degrade", "Grey", "PcaNoise", "PhotometricDistort", "RandomErasing"]
+__all__ = ["ColourJitter", "Degrade", "Grey", "PcaNoise", "PhotometricDistort", "RandomErasing", "random_fill"]
 
 # ITU-R BT.601 luma of RGB, and the YIQ space in which hue is a plane turn.
 _LUMA = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([_LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 _RGB = np.linalg.inv(_YIQ)
+
+
+def random_fill(rng: np.random.Generator) -> tuple[int, int, int]:
+    """A colour (RGB) for what lies outside the photo: black, as prediction pads, in half of the cases, else any."""
+    if rng.uniform() < 0.5:
+        return (0, 0, 0)
+    return tuple(int(value) for value in rng.integers(0, 256, size=3))
 
 
 def _brightness(delta: float) -> np.ndarray:

@@ -19,7 +19,7 @@ from ....geometry import HEATMAP_TEMPLATE, five_from_boxes, rotation_matrix_abou
 from ...base import FaceLabels
 from ...store import SampleStore
 from ..affine import Affine
-from ..colour import ColourJitter, Degrade, PcaNoise, RandomErasing
+from ..colour import ColourJitter, Degrade, PcaNoise, RandomErasing, random_fill
 
 __all__ = ["HeatmapSamples", "HeatmapTrainTransform"]
 
@@ -102,7 +102,7 @@ class HeatmapTrainTransform:
         ((size, size, 3) uint8, FaceLabels)
         """
         plan = self.plan(labels, rng, mirror)
-        crop, labels = plan.warp(image, self._colour(rng)), plan.labels(labels)
+        crop, labels = plan.warp(image, random_fill(rng)), plan.labels(labels)
         for op in self._ops:
             crop, labels = op(crop, labels, rng)
         return crop, labels
@@ -124,12 +124,6 @@ class HeatmapTrainTransform:
         if mirror:
             plan = plan.then(Affine(np.array([[-1.0, 0, self.size], [0, 1, 0]]), plan.size_hw))
         return plan
-
-    def _colour(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """What lies outside the photo: black, as prediction pads, or in half of the crops any colour."""
-        if rng.uniform() < 0.5:
-            return (0, 0, 0)
-        return tuple(int(value) for value in rng.integers(0, 256, size=3))
 
 
 def _five_points(labels: FaceLabels) -> np.ndarray | None:

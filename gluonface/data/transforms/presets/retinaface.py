@@ -21,7 +21,7 @@ from ....image import load_image
 from ...base import FaceLabels
 from ...store import SampleStore
 from ..affine import Affine, keep_visible
-from ..colour import Degrade, PhotometricDistort
+from ..colour import Degrade, PhotometricDistort, random_fill
 from ..ops import SQUARE_CROP_RATIOS, draw_size, mosaic, place, window_with_face
 
 if TYPE_CHECKING:
@@ -201,11 +201,7 @@ class RetinaFaceTrainTransform:
         return place(linear, middle, (size_hw[1] / 2, size_hw[0] / 2), size_hw)
 
     def _colour(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        if self.fill != "random":
-            return self.fill
-        if rng.uniform() < 0.5:
-            return (0, 0, 0)
-        return tuple(int(value) for value in rng.integers(0, 256, size=3))
+        return random_fill(rng) if self.fill == "random" else self.fill
 
 
 class RetinaFaceSamples:
