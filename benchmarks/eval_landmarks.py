@@ -43,13 +43,17 @@ from gluonface.data import FaceLabels, FaceSample, read_jsonl
 from gluonface.decode import HEATMAP_DECODERS
 from gluonface.errors import DataError, InputError
 from gluonface.faces import SCHEMES
-from gluonface.geometry import box_iou
+from gluonface.geometry import box_iou, warp_image, warp_points
+from gluonface.image import load_image, save_image
 from gluonface.metrics import NORMS, LandmarkScores, ced_curve, evaluate_landmarks, label_sizes, scored_faces
+from gluonface.viz import contact_sheet, draw_faces
 
 #: A detection that overlaps a labelled face less is not its.
 LEAST_IOU = 0.5
 #: Photos in memory at once.
 _AT_ONCE = 16
+#: Pixels of a face on a sheet.
+_TILE = 320
 _ALIGNED = {
     "boxes": "aligned from labelled boxes",
     "points": "aligned by labelled points (an oracle)",
@@ -99,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(describe(results))
     if args.picture:
         plot(args.picture, results, curves)
+    if args.sheet:
+        draw_sheet(args.sheet, samples, runs[0][2], curves[0])
     if args.json:
         write_result(args.json, rounded(results[0]))
     return 0
@@ -144,6 +150,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--domain", metavar="TEXT", help="what the photos are, in words, to stand beside the figures")
     parser.add_argument("--json", metavar="OUT", help="write the result of one model")
     parser.add_argument("--picture", metavar="PNG", help="draw the cumulative error distribution")
+    parser.add_argument(
+        "--sheet",
+        metavar="PNG",
+        help="draw 24 faces with the points found: the 8 with the largest error, the 8 turned most (where the pose is "
+        "labelled), and others at even steps of error. Photos for research only make a picture for research only",
+    )
     args = parser.parse_args(argv)
     if bool(args.model) == bool(args.predictions):
         parser.error("give either --model or --predictions")
@@ -355,6 +367,51 @@ def describe(results: list[dict]) -> str:
                 f"{per_cent(r['nme_gt_boxes'])} %: {change} (both over the {r['faces'] - r['missed']} faces found)"
             )
     return "\n\n".join(parts)
+
+
+def draw_sheet(path: str, samples: list[FaceSample], points: list[np.ndarray], scores: LandmarkScores) -> None:
+    """24 faces of the first model with their points, each enlarged, the error written on it."""
+    owners = [(i, row) for i, sample in enumerate(samples) for row in range(len(sample.faces))]
+    tiles = []
+    for k in chosen_faces(samples, scores):
+        i, row = owners[k]
+        image = load_image(samples[i].image_path)
+        tiles.append(
+            close_up(image, samples[i].faces.boxes[row], points[i][row], samples[i].faces.scheme, scores.errors[k])
+        )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_image(path, contact_sheet(tiles, (_TILE, _TILE), columns=6))
+
+
+def chosen_faces(samples: list[FaceSample], scores: LandmarkScores, count: int = 24) -> list[int]:
+    """Numbers of the faces to draw, without those that were missed."""
+    errors = np.where(np.isfinite(scores.errors), scores.errors, -1)
+    found = int((errors >= 0).sum())
+    by_error = np.argsort(-errors, kind="stable")[:found]
+    yaw = np.abs(np.concatenate([sample.faces.pose for sample in samples])[:, :2]).max(axis=1)
+    by_pose = np.argsort(-np.nan_to_num(yaw, nan=-1), kind="stable")
+    by_pose = by_pose[(errors[by_pose] >= 0) & np.isfinite(yaw[by_pose])]
+    chosen = list(by_error[: count // 3])
+    chosen += [k for k in by_pose if k not in chosen][: count // 3]
+    rest = [k for k in by_error if k not in chosen]
+    steps = np.linspace(0, len(rest) - 1, min(count - len(chosen), len(rest))).round().astype(int)
+    return [int(k) for k in [*chosen, *(rest[step] for step in steps)]]
+
+
+def close_up(image: np.ndarray, box: np.ndarray, points: np.ndarray, scheme: str, error: float) -> np.ndarray:
+    """A face enlarged to a tile before it is drawn on, so that dots and lines stay fine."""
+    outline = np.array([np.minimum(box[:2], points.min(axis=0)), np.maximum(box[2:], points.max(axis=0))])
+    scale = _TILE / (1.15 * np.ptp(outline, axis=0).max())
+    matrix = np.column_stack([np.eye(2) * scale, _TILE / 2 - scale * outline.mean(axis=0)])
+    face = Faces(
+        warp_points(matrix, box.reshape(1, 2, 2)).reshape(1, 4),
+        [1.0],
+        landmarks=warp_points(matrix, points)[None],
+        scheme=scheme,
+        size_hw=(_TILE, _TILE),
+    )
+    tile = warp_image(image, matrix, face.size_hw)
+    return draw_faces(tile, face, labels=[f"{per_cent(error)} %"], thickness=1)
 
 
 def plot(path: str, results: list[dict], curves: list[LandmarkScores]) -> None:

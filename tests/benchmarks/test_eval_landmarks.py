@@ -9,7 +9,7 @@ import pytest
 from gluonface.data import FaceLabels, FaceSample, write_jsonl
 from gluonface.errors import DataError, GluonFaceError, InputError, WeightsError
 from gluonface.faces import SCHEMES, Faces
-from gluonface.image import save_image
+from gluonface.image import load_image, save_image
 
 TINY = "heatmap_mobilenetv2_0.25_s_fc26"
 RNG = np.random.default_rng(5)
@@ -483,3 +483,24 @@ def test_a_net_that_does_not_fit_is_refused(script, weights, data, tmp_path, wor
 def test_a_net_without_weights_says_so(script, data):
     with pytest.raises(GluonFaceError, match="no weights come with this model"):
         script("eval_landmarks").main(["--model", TINY, "--data", str(data)])
+
+
+def test_a_sheet_shows_the_worst_faces_first_and_leaves_out_those_missed(known, data, tmp_path):
+    picture = tmp_path / "out" / "sheet.png"
+    assert known.main(["--model", "m", "--data", str(data), "--sheet", str(picture)]) == 0
+    assert load_image(picture).shape[0] > 300  # three faces in one row
+    samples = known.read_labelled(str(data), None, None)
+    scores = SimpleNamespace(errors=np.array([0.02, np.inf, 0.05]))
+    assert known.chosen_faces(samples, scores) == [2, 0]
+
+
+def test_a_sheet_holds_the_faces_that_are_turned_most(script):
+    module = script("eval_landmarks")
+    poses = np.zeros((40, 3), np.float32)
+    poses[[5, 17], 0] = (70, -80)
+    poses[30] = np.nan
+    labels = FaceLabels(boxes=np.tile([0, 0, 9, 9], (40, 1)), pose=poses)
+    samples = [FaceSample("x.png", (9, 9), labels)]
+    chosen = module.chosen_faces(samples, SimpleNamespace(errors=np.linspace(0.1, 0.01, 40)))
+    assert len(chosen) == len(set(chosen)) == 24
+    assert chosen[:8] == [0, 1, 2, 3, 4, 5, 6, 7] and 17 in chosen[8:10] and chosen[-1] == 39
