@@ -129,7 +129,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="averaging over crop and mirror image (default: points, the paper's; none: one pass of the net)",
     )
     view.add_argument(
-        "--decoder", choices=HEATMAP_DECODERS, default="dark", help="how heatmaps are read (default: dark)"
+        "--decoder", choices=HEATMAP_DECODERS, help="how heatmaps are read (default: what the weights' facts name)"
     )
     view.add_argument(
         "--passes",
@@ -210,7 +210,8 @@ def build_predictor(name: str, args: argparse.Namespace) -> LandmarkPredictor:
     predictor = LandmarkPredictor(net, flip=args.flip, passes=args.passes)
     if args.weights:
         net.load_parameters(args.weights)
-    net.set_decoder(args.decoder)
+    if args.decoder:
+        net.set_decoder(args.decoder)
     net.hybridize()
     return predictor
 
@@ -251,7 +252,7 @@ def match_faces(samples: list[FaceSample], detections: list[Faces]) -> list[Foun
 def run_of(predictor: LandmarkPredictor, args: argparse.Namespace, samples: list[FaceSample], found) -> tuple:
     """(name, settings, points of each photo, and with detections also the points from labelled boxes) of a net."""
     name = predictor.facts.name + (f" ({Path(args.weights).name})" if args.weights else "")
-    how = {"flip": args.flip, "decoder": args.decoder, "passes": args.passes}
+    how = {"flip": args.flip, "decoder": predictor.net.decoder.method, "passes": args.passes}
     if found is None:
         return name, how, predict(predictor, samples, args.align), None
     return name, how, predict(predictor, samples, "detections", found), predict(predictor, samples, "boxes")

@@ -242,6 +242,7 @@ class LandmarkPredictor:
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Prepared crops (B, 3, size, size) float32 to landmarks (B, K, 2) in their pixels and scores (B, K)."""
         size, index = self.facts.size, self._flip_index
+        shift = self.facts.mirror_shift * size
         inputs = mx.nd.from_numpy(np.ascontiguousarray(x, np.float32)).as_in_context(self.ctx)
         if self.flip == "none":
             points, scores = self.net(inputs)
@@ -250,12 +251,13 @@ class LandmarkPredictor:
         if self.flip == "points":
             (points, scores), (other, other_scores) = self.net(inputs), self.net(mirrored)
             other = other.asnumpy()[:, index]
-            other[..., 0] = size - other[..., 0]
+            other[..., 0] = size + shift - other[..., 0]
             return (points.asnumpy() + other) / 2, (scores.asnumpy() + other_scores.asnumpy()[:, index]) / 2
         maps, other = self.net.network(inputs), self.net.network(mirrored)
         both = (maps.asnumpy() + other.asnumpy()[:, index, :, ::-1]) / 2
         points, scores = decode_heatmaps(both, self.net.decoder.method)
-        return points * self.net.stride, scores
+        # The mirror image's peaks lie a whole shift to the left, the mean half of it.
+        return points * self.net.stride + np.float32([shift / 2, 0]), scores
 
 
 def _describe(net) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -222,6 +224,25 @@ def test_a_detector_is_no_landmark_net_and_the_other_way_round():
         LandmarkPredictor(get_model("heatmap_mobilenetv2_0.25_s_fc26")).from_points(
             PHOTOS[:1], [np.array([FACES[0][0]])]
         )
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+def test_flip_averaging_knows_that_labels_are_not_symmetric(flip, rng):
+    """The stand-in gives what it sees, plus half a shift to the right, in a crop as in its mirror image."""
+    net, shift = ColouredDots(), 0.02
+    net.facts = dataclasses.replace(FACTS, mirror_shift=shift)
+    plain = net.network.forward
+    net.network.forward = lambda x: mx.nd.array(moved_right(plain(x).asnumpy(), shift / 2 * 24))
+    found, _ = LandmarkPredictor(net, flip=flip, passes=1).from_points(PHOTOS[:1], [np.array(FACES[0])])
+    for ours, truth in zip(found[0], FACES[0]):
+        matrix = align_faces(truth[None], FACTS)[0]
+        right = warp_points(matrix, ours) - warp_points(matrix, truth)
+        np.testing.assert_allclose(right, np.full((5, 2), [shift / 2 * 96, 0]), atol=0.25)
+
+
+def moved_right(heatmaps, cells):
+    points, _ = decode_heatmaps(heatmaps)
+    return encode_heatmaps(points + np.array([cells, 0]), heatmaps.shape[-2:], 1.5)
 
 
 @pytest.mark.parametrize("flip", FLIPS)

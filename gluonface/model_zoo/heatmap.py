@@ -273,7 +273,7 @@ def heatmap(
     filters: int | None = None,
     stem: int = STEM,
     num_points: int | None = None,
-    decoder: str = "dark",
+    decoder: str | None = None,
     size: int | None = None,
 ) -> LandmarkNet:
     """Build a landmark net.
@@ -291,8 +291,8 @@ def heatmap(
         Channels between backbone and letters.
     num_points : int, optional
         K, where not that of the dataset; one of the schemes.
-    decoder : str
-        See `LandmarkNet`.
+    decoder : str, optional
+        See `LandmarkNet`; by default what the facts of the weights name, "dark" without weights.
     size : int, optional
         Side of the crop, a multiple of 32; 192.
 
@@ -327,4 +327,4 @@ def heatmap(
         base.filters if filters is None else filters,
         stem,
     )
-    return LandmarkNet(network, facts, stride=BACKBONE_STRIDE >> len(strategy), decoder=decoder)
+    return LandmarkNet(network, facts, stride=BACKBONE_STRIDE >> len(strategy), decoder=decoder or facts.decoder)

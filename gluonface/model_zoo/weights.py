@@ -53,6 +53,12 @@ class ModelFacts:
         Of a landmark net: the key of `gluonface.faces.SCHEMES` whose points it gives.
     template : tuple of five (x, y), or None
         Of a landmark net: where its crop has the five points, in shares of its side.
+    mirror_shift : float
+        Of a landmark net: how far to the right of a mirrored crop's points the net puts them, in shares of the crop's
+        side, since people do not label symmetrically (twice the labels' shift from the middle). Flip averaging takes it
+        into account.
+    decoder : str
+        Of a landmark net: how its heatmaps are read best, see :func:`gluonface.decode.decode_heatmaps`.
     score_thresh : float
         Score above which a detection is shown, by default.
     trained : bool
@@ -83,6 +89,8 @@ class ModelFacts:
     size: int = 640
     scheme: str | None = None
     template: tuple[tuple[float, float], ...] | None = None
+    mirror_shift: float = 0.0
+    decoder: str = "dark"
     score_thresh: float = 0.5
     trained: bool = False
     licence: str = "no weights"

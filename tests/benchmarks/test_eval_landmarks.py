@@ -13,6 +13,7 @@ from gluonface.image import load_image, save_image
 
 TINY = "heatmap_mobilenetv2_0.25_s_fc26"
 RNG = np.random.default_rng(5)
+DARK = SimpleNamespace(method="dark")
 
 # Where the stand-in sees the 68 points in a box; the outer eye corners are .6 of its width apart.
 PLACES = RNG.integers(5, 46, (68, 2)) / 50
@@ -67,7 +68,7 @@ class Knowing:
     scheme = "68"
 
     def __init__(self, name="knowing"):
-        self.facts, self.net, self.calls = SimpleNamespace(name=name), SimpleNamespace(scheme=self.scheme), []
+        self.facts, self.net, self.calls = SimpleNamespace(name=name), SimpleNamespace(scheme=self.scheme, decoder=DARK), []
 
     def from_boxes(self, images, boxes):
         self.calls.append(("boxes", [image.shape[:2] for image in images]))

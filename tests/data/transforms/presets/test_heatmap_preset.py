@@ -80,6 +80,16 @@ def test_a_mirrored_crop_has_left_and_right_exchanged(rng):
     assert SCHEMES["19"].five_points(mirrored.landmarks[0])[0, 0] < 48  # the viewer's left eye is still on the left
 
 
+def test_a_mirror_shift_moves_labels_of_mirrored_crops_only(rng):
+    image, labels = dotted_face()
+    for mirror, moved_by in ((False, 0), (True, 0.96)):
+        pair = [
+            HeatmapTrainTransform(size=96, mirror_shift=shift)(image, labels, rng, mirror)[1].landmarks
+            for shift in (0.0, 0.01)
+        ]
+        np.testing.assert_allclose(pair[1] - pair[0], np.full((1, 19, 2), [moved_by, 0]), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("switch", "least"),
     [({"rotate": 15.0}, 10), ({"scale": 0.2}, 0.1), ({"shift": 20.0}, 10), ({"point_jitter": 0.02}, 1)],
