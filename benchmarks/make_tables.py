@@ -10,12 +10,13 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   detection        every result of eval_detection.py
   landmarks        every result of eval_landmarks.py
   decoding         results of decode_heatmaps.py
+  ablation         the result of ablate_heatmap.py
   speed            every result of latency.py
   figures          on a model's card: all that was measured of it
 
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
 detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, latency/<model>-<size>.json,
-memory/<model>.json, decode/*.json.
+memory/<model>.json, decode/*.json, ablation/*.json.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Results:
     detection: list[dict]
     landmarks: list[dict]
     decode: list[dict]
+    ablation: list[dict]
     latency: list[dict]
     memory: list[dict]
 
@@ -90,6 +92,7 @@ class Results:
             "detection": ("model", "data", "domain", "rotate", "flip", "nme5"),
             "landmarks": ("model", "domain", "norm", "align", "flip", "nme", "nme_groups", "auc", "failure_rate"),
             "decode": ("machine", "faces", "points", "size", "median_ms"),
+            "ablation": ("model", "rows", "seeds", "epochs", "data_shape", "domain", "train_sources"),
             "latency": ("size", "machine", "runs"),
             "memory": ("model", "photos", "settled_after", "settled_mib", "growth_mib"),
         }
@@ -110,7 +113,7 @@ class Results:
             r
             for r in self.landmarks
             if (r["model"], r["data"], r["align"], r["flip"], r["decoder"])
-            == (model, MAIN_LANDMARK_DATA, "boxes", "points", "dark")
+            == (model, MAIN_LANDMARK_DATA, "boxes", "points", model_facts(model).decoder)
             and MAIN_LANDMARK_DOMAIN in r["domain"]
         ]
         return chosen[0] if chosen else None
@@ -282,8 +285,7 @@ def aligned(result: dict) -> str:
         "detections": f"found by {result['end_to_end']}",
     }[result["align"]]
     flips = {"none": "", "points": ", mirrored too", "heatmaps": ", heatmaps of the mirror image averaged"}
-    decoder = "" if result["decoder"] == "dark" else f", decoder {result['decoder']}"
-    return words + flips[result["flip"]] + decoder
+    return f"{words}{flips[result['flip']]}, decoder {result['decoder']}"
 
 
 def landmarks_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
@@ -314,6 +316,24 @@ def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str
         parts.append(
             f"{r['points']} heatmaps of {r['size']}x{r['size']} cells of each of {r['faces']} faces, NumPy, one thread "
             f"of {r['machine']['cpu']}.\n\n" + _markdown(rows)
+        )
+    return "\n\n".join(parts)
+
+
+def ablation_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    parts = []
+    for r in results.ablation:
+        rows = [["", "NME of each seed", "mean", "difference"]]
+        for row in r["rows"]:
+            change = "" if "difference" not in row else f"{100 * row['difference']:+.2f}"
+            if change and not row["beyond_spread"]:
+                change += ", within the spread"
+            each = ", ".join(_percent(value) for value in row["nme"])
+            rows.append([f"{row['part']}: {row['label']}", each, _percent(row["mean"]), change])
+        parts.append(
+            f"`{r['model']}` from random weights, {r['epochs']} passes over {' and '.join(r['train_sources'])} in "
+            f"crops of {r['data_shape']} pixels, {len(r['seeds'])} seeds; NME over the distance of the outer eye "
+            f"corners, {r['domain']}, from labelled boxes.\n\n" + _markdown(rows)
         )
     return "\n\n".join(parts)
 
@@ -415,6 +435,7 @@ _REGIONS = {
     "detection": detection_table,
     "landmarks": landmarks_table,
     "decoding": decoding_table,
+    "ablation": ablation_table,
     "speed": speed_table,
 }
 

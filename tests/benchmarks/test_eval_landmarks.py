@@ -68,7 +68,11 @@ class Knowing:
     scheme = "68"
 
     def __init__(self, name="knowing"):
-        self.facts, self.net, self.calls = SimpleNamespace(name=name), SimpleNamespace(scheme=self.scheme, decoder=DARK), []
+        self.facts, self.net, self.calls = (
+            SimpleNamespace(name=name),
+            SimpleNamespace(scheme=self.scheme, decoder=DARK),
+            [],
+        )
 
     def from_boxes(self, images, boxes):
         self.calls.append(("boxes", [image.shape[:2] for image in images]))

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from gluonface.model_zoo import list_models
+from gluonface.model_zoo import list_models, model_facts
 
 NAME = list_models(task="detection")[0]
 LANDMARK_NAME = list_models(task="landmarks", pretrained=True)[0]
@@ -47,7 +47,7 @@ def landmarks(**changes):
         "align": "boxes",
         "end_to_end": None,
         "flip": "points",
-        "decoder": "dark",
+        "decoder": model_facts(LANDMARK_NAME).decoder,
         "nme": 0.03456,
         "nme_groups": {"jaw": 0.05, "eyes": 0.02},
         "nme_percentiles": {"90": 0.05, "95": 0.06, "99": 0.09},
@@ -64,7 +64,7 @@ def landmarks(**changes):
 def project(tmp_path):
     """A project with results and empty tables."""
     results = tmp_path / "benchmarks" / "results"
-    for kind in ("detection", "latency", "memory", "landmarks", "decode"):
+    for kind in ("detection", "latency", "memory", "landmarks", "decode", "ablation"):
         (results / kind).mkdir(parents=True)
     (results / "detection" / f"{NAME}-det_val-640.json").write_text(json.dumps(detection()))
     turned = detection(rotate=90, domain=f"{DOMAIN}, turned by 90 degrees", ap50=0.5)
@@ -77,13 +77,20 @@ def project(tmp_path):
     (results / "landmarks" / f"{LANDMARK_NAME}-helen.json").write_text(json.dumps(landmarks()))
     found = {"align": "detections", "end_to_end": "some_detector", "nme": 0.036, "missed": 2, "relative": 0.031}
     (results / "landmarks" / f"{LANDMARK_NAME}-helen-found.json").write_text(json.dumps(landmarks(**found)))
+    rows = [
+        {"part": "tricks", "label": "none", "nme": [0.07, 0.072], "mean": 0.071},
+        {"part": "tricks", "label": "a", "nme": [0.06], "mean": 0.06, "difference": -0.011, "beyond_spread": True},
+        {"part": "tricks", "label": "b", "nme": [0.07], "mean": 0.07, "difference": -0.001, "beyond_spread": False},
+    ]
+    ablation = {"model": "m", "rows": rows, "seeds": [1, 2], "epochs": 8, "data_shape": 96, "domain": HELEN}
+    (results / "ablation" / "x.json").write_text(json.dumps({**ablation, "train_sources": ["helen"]}))
     decode = {"faces": 64, "points": 106, "size": 48, "median_ms": {"dark": 4.25}, "machine": {"cpu": "A CPU"}}
     (results / "decode" / "64.json").write_text(json.dumps(decode))
     memory = {"model": NAME, "photos": 10000, "settled_after": 1000, "settled_mib": 500.0, "growth_mib": 4.0}
     (results / "memory" / f"{NAME}.json").write_text(json.dumps(memory))
     (tmp_path / "model_zoo").mkdir()
     (tmp_path / "README.md").write_text("# Top\n\n<!-- begin:models -->\nold\n<!-- end:models -->\n\nend\n")
-    every = ("models", "landmark_models", "detection", "landmarks", "decoding", "speed")
+    every = ("models", "landmark_models", "detection", "landmarks", "decoding", "ablation", "speed")
     for name, regions in (("README", every), (NAME, ("figures",)), (LANDMARK_NAME, ("figures",))):
         text = "\n".join(f"<!-- begin:{r} -->\n<!-- end:{r} -->" for r in regions)
         (tmp_path / "model_zoo" / f"{name}.md").write_text(f"before\n{text}\nafter\n")
@@ -122,13 +129,21 @@ def test_landmark_figures_stand_with_what_they_were_measured_on(script, project)
     script("make_tables").main(["--root", str(project)])
     text = (project / "model_zoo" / "README.md").read_text()
     assert re.search(rf"\[{re.escape(LANDMARK_NAME)}\]\(.*\| 3\.46 % \|", text) and "outer eye corners" in text
-    assert "found by some_detector | interocular | 3.60 %" in text and "2 of 330" in text
+    assert (
+        "found by some_detector, mirrored too, decoder" in text
+        and "| interocular | 3.60 %" in text
+        and "2 of 330" in text
+    )
     assert "106 heatmaps of 48x48 cells of each of 64 faces, NumPy, one thread of A CPU" in text
     assert "| dark | 4.25 |" in text
     card = (project / "model_zoo" / f"{LANDMARK_NAME}.md").read_text()
     assert "+3.1 % of the NME, over the 328 faces found" in card and "| 5.00 % | 2.00 % |" in card
     metric = json.loads((project / "model_zoo" / f"{LANDMARK_NAME}.json").read_text())["metric"]
-    assert next(iter(metric.items())) == (f"NME / interocular, {HELEN}, from labelled boxes, mirrored too", 0.03456)
+    assert next(iter(metric.items())) == (
+        f"NME / interocular, {HELEN}, from labelled boxes, mirrored too, decoder {model_facts(LANDMARK_NAME).decoder}",
+        0.03456,
+    )
+    assert "| tricks: a | 6.00 % | 6.00 % | -1.10 |" in text and "| 7.00 % | -0.10, within the spread |" in text
 
 
 def test_a_card_has_all_figures_of_its_model(script, project):
