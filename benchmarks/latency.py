@@ -13,6 +13,10 @@ given. Two minutes for one model with the defaults on two idle cores. On the CPU
   postprocess  boxes and points decoded, non-maximum suppression, `Faces`
   total        ``FaceAnalyzer`` from JPEG to `Faces`, measured by itself: a little more or less than the sum
 
+Of a landmark net, a batch is so many faces of one photo, known by five points: decode is left out (0), preprocess is
+aligning and cropping, postprocess reading the heatmaps and the way back to the photo, total ``LandmarkPredictor`` from
+the decoded photo and points to landmarks, in one pass, not mirrored. --size does not matter: crops have one.
+
 A model without shipped weights is measured with random ones.
 """
 
@@ -164,56 +168,106 @@ def work(job: dict) -> None:
     """The measuring process: a photo on standard input, then a line for each measurement asked for."""
     import cv2
 
-    from gluonface import FaceAnalyzer, get_model, load_image
-    from gluonface._compat import mx
-    from gluonface.geometry import letterbox
+    from gluonface import get_model
     from gluonface.model_zoo import model_facts
-    from gluonface.pipeline import postprocess, preprocess
 
     commands, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between the answers
     photo = commands.read(int.from_bytes(commands.read(4), "big"))
     cv2.setNumThreads(job["threads"])
-    trained = model_facts(job["model"], job["root"]).trained
-    net = get_model(job["model"], pretrained=trained, root=job["root"])
-    if not trained:
+    facts = model_facts(job["model"], job["root"])
+    net = get_model(job["model"], pretrained=facts.trained, root=job["root"])
+    if not facts.trained:
         net.initialize()
     net.hybridize()
-    size = tuple(job["size"]) if isinstance(job["size"], list) else job["size"]
-    analyzer = FaceAnalyzer(net, size=size, batch_size=job["batch"])
-    photos = [photo] * job["batch"]
-    faces = []
-
-    def once() -> dict:
-        clock = [time.perf_counter()]
-        images = [load_image(data) for data in photos]
-        clock.append(time.perf_counter())
-        canvas_hw = analyzer.canvas_hw or tuple(-(-side // 32) * 32 for side in images[0].shape[:2])
-        box = letterbox(images[0].shape[:2], canvas_hw, upscale=size is not None)
-        x = np.stack([preprocess(image, box, net.facts) for image in images])
-        clock.append(time.perf_counter())
-        for output in net.network(mx.nd.from_numpy(x)):
-            output.wait_to_read()
-        clock.append(time.perf_counter())
-        outputs = analyzer.detect_canvas(x)
-        clock.append(time.perf_counter())
-        postprocess(outputs, [box] * len(images), analyzer.score_thresh)
-        clock.append(time.perf_counter())
-        faces[:] = analyzer(photos)
-        clock.append(time.perf_counter())
-        decode, pre, network, whole_net, to_faces, total = np.diff(clock).tolist()
-        post = whole_net - network + to_faces
-        return dict(zip(STAGES, (decode, pre, network, post, total)))
-
+    measured = (Detection if facts.task == "detection" else Landmarks)(net, job, photo)
     for command in commands:
         if command.strip() == b"end":
             # Linux counts kibibytes.
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            answer = {"weights": "shipped" if trained else "random", "peak_memory_mib": peak, "faces": len(faces[0])}
+            weights = "shipped" if facts.trained else "random"
+            answer = {"weights": weights, "peak_memory_mib": peak, "faces": measured.faces}
         else:
-            answer = once()
+            answer = measured.once()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+class Detection:
+    """A detector looking at the photo, as often as the batch is large."""
+
+    def __init__(self, net, job: dict, photo: bytes):
+        from gluonface import FaceAnalyzer
+
+        self.net, self.photos = net, [photo] * job["batch"]
+        self.size = tuple(job["size"]) if isinstance(job["size"], list) else job["size"]
+        self.analyzer = FaceAnalyzer(net, size=self.size, batch_size=job["batch"])
+        self.faces = 0
+
+    def once(self) -> dict:
+        """Seconds of each stage."""
+        from gluonface import load_image
+        from gluonface._compat import mx
+        from gluonface.geometry import letterbox
+        from gluonface.pipeline import postprocess, preprocess
+
+        clock = [time.perf_counter()]
+        images = [load_image(data) for data in self.photos]
+        clock.append(time.perf_counter())
+        canvas_hw = self.analyzer.canvas_hw or tuple(-(-side // 32) * 32 for side in images[0].shape[:2])
+        box = letterbox(images[0].shape[:2], canvas_hw, upscale=self.size is not None)
+        x = np.stack([preprocess(image, box, self.net.facts) for image in images])
+        clock.append(time.perf_counter())
+        for output in self.net.network(mx.nd.from_numpy(x)):
+            output.wait_to_read()
+        clock.append(time.perf_counter())
+        outputs = self.analyzer.detect_canvas(x)
+        clock.append(time.perf_counter())
+        postprocess(outputs, [box] * len(images), self.analyzer.score_thresh)
+        clock.append(time.perf_counter())
+        self.faces = len(self.analyzer(self.photos)[0])
+        clock.append(time.perf_counter())
+        decode, pre, network, whole_net, to_faces, total = np.diff(clock).tolist()
+        return dict(zip(STAGES, (decode, pre, network, whole_net - network + to_faces, total)))
+
+
+class Landmarks:
+    """A landmark net looking at a batch of faces of 200 pixels on the photo."""
+
+    def __init__(self, net, job: dict, photo: bytes):
+        from gluonface import load_image
+        from gluonface.alignment import LandmarkPredictor
+
+        self.net, self.image, self.faces = net, load_image(photo), job["batch"]
+        self.predictor = LandmarkPredictor(net, passes=1, batch_size=job["batch"])
+        height, width = self.image.shape[:2]
+        centres = np.random.default_rng(0).uniform(0.2, 0.8, (job["batch"], 1, 2)) * (width, height)
+        self.five = (np.asarray(net.facts.template) - 0.5) * 200 + centres
+
+    def once(self) -> dict:
+        """Seconds of each stage."""
+        from gluonface._compat import mx
+        from gluonface.alignment import align_faces, normalise
+        from gluonface.geometry import invert_affine, warp_image, warp_points
+
+        facts = self.net.facts
+        clock = [time.perf_counter()]
+        matrices = align_faces(self.five, facts)
+        x = np.empty((len(matrices), 3, facts.size, facts.size), np.float32)
+        for i, matrix in enumerate(matrices):
+            normalise(warp_image(self.image, matrix, (facts.size, facts.size)), facts, x[i])
+        clock.append(time.perf_counter())
+        self.net.network(mx.nd.from_numpy(x)).wait_to_read()
+        clock.append(time.perf_counter())
+        points = self.net(mx.nd.from_numpy(x))[0].asnumpy()
+        clock.append(time.perf_counter())
+        for matrix, found in zip(matrices, points):
+            warp_points(invert_affine(matrix), found)
+        clock.append(time.perf_counter())
+        self.predictor.from_points([self.image], [self.five])
+        clock.append(time.perf_counter())
+        pre, network, whole_net, back, total = np.diff(clock).tolist()
+        return dict(zip(STAGES, (0.0, pre, network, whole_net - network + back, total)))
 
 
 def describe(runs: list[dict]) -> str:

@@ -211,17 +211,25 @@ def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
 
 def landmark_models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     nets = [f for f in facts if f.task == "landmarks"]
-    rows = [["model", "points", "parameters", "GF at 192", "NME, Helen portraits *", "terms of the weights"]]
-    notes = set()
+    head = ["model", "points", "parameters", "GF at 192", "NME, Helen portraits *", "ms a face **"]
+    rows = [[*head, "terms of the weights"]]
+    notes, machines = set(), set()
     for one in (f for f in nets if f.trained):
         result = results.main_landmarks_of(one.name)
         if result:
             notes.add(f"{result['domain']}: mean distance over that of the outer eye corners, {aligned(result)}")
+        timed = [(r, t) for r, t in results.runs_of(one.name) if (t["threads"], t["batch"]) == (1, 1)]
+        machines.update(r["machine"]["cpu"] for r, _ in timed)
         cells = [one.scheme, f"{one.params / 1e6:.2f} M", f"{one.gf:.2f}", _percent(result and result["nme"])]
+        cells.append(f"{timed[0][1]['median_ms']['total']:.1f}" if timed else "-")
         rows.append([_linked(path, one.name), *cells, _terms(one)])
     bare = len([f for f in nets if not f.trained])
     parts = [_markdown(rows)]
     parts += [f"\\* {note}." for note in sorted(notes)]
+    if machines:
+        parts.append(
+            f"\\** From photo and five points to landmarks, MXNet, one thread of {', '.join(sorted(machines))}."
+        )
     parts.append(
         f"`gluonface models --task landmarks` lists {bare} more without weights, for 106 (`_jd106`), 98 (`_wflw`), 68 "
         "(`_300w`), 29 (`_cofw`) and 19 (`_aflw`) points."

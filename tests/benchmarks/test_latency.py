@@ -32,6 +32,15 @@ def test_stages_medians_and_memory_are_measured_and_written(script, tmp_path, ca
     assert MODEL in printed
 
 
+def test_landmark_nets_are_measured_on_crops_of_faces(script, tmp_path):
+    out = tmp_path / "latency.json"
+    words = ["--model", "heatmap_mobilenetv2_0.25_s_fc26", "--threads", "1", "--batch", "1", "3", "--repeats", "1"]
+    assert script("latency").main([*words, "--json", str(out)]) == 0
+    one, three = json.loads(out.read_text())["runs"]
+    assert (one["faces"], three["faces"]) == (1, 3)
+    assert one["median_ms"]["decode"] == 0 and one["median_ms"]["network"] > 0 and one["median_ms"]["preprocess"] > 0
+
+
 def test_a_process_that_dies_is_an_error_not_a_hang(script):
     worker = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with worker, pytest.raises(SystemExit, match="a measuring process ended with status 0"):
