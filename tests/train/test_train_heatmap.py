@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from gluonface._compat import mx
 from gluonface.errors import InputError
 from gluonface.faces import SCHEMES
 from gluonface.geometry import HEATMAP_TEMPLATE
@@ -112,3 +113,18 @@ def test_landmarks_of_another_scheme_are_refused(script, drawn, tmp_path):
     args[args.index(MODEL)] = "heatmap_mobilenetv2_0.25_ss_wflw"
     with pytest.raises(InputError, match="has 68 landmarks, heatmap_mobilenetv2_0.25_ss_wflw learns 98"):
         script.main(args)
+
+
+def test_two_devices_learn_what_one_learns(script, drawn, tmp_path, monkeypatch):
+    # BatchNorm with live statistics sees half a batch on each device, so these are kept.
+    common = ("--epochs", "1", "--lr", "1e-4", "--frozen-bn", "--loss", "awing", "--place-weight", "0.5", "--seed", "3")
+    found = []
+    for devices in ([mx.cpu(0)], [mx.cpu(0), mx.cpu(1)]):
+        monkeypatch.setattr("gluonface.engine.contexts_from_gpus", lambda _, devices=devices: devices)
+        out = tmp_path / str(len(devices))
+        script.main(arguments(drawn, out, *common))
+        found.append(next(row for row in read_log(out) if row["kind"] == "epoch"))
+    one, two = found
+    for part in ("heatmap", "place"):
+        assert two["losses"][part] == pytest.approx(one["losses"][part], rel=1e-3)
+    assert two["validation"]["nme"] == pytest.approx(one["validation"]["nme"], rel=1e-2)
