@@ -390,7 +390,7 @@ def _models(args: argparse.Namespace) -> int:
                 f"{fact.gf:.2f}",
                 "yes" if fact.trained else "no",
                 fact.licence,
-                f"{label} {_figure(value)}".strip(),
+                f"{label} {_figure(label, value)}".strip(),
             )
         )
     print(_table(rows, right=(1, 2)))
@@ -413,7 +413,7 @@ def _info(args: argparse.Namespace) -> int:
     rows = []
     for key, value in facts.items():
         if key == "metric":
-            rows += [("measured", f"{_figure(figure)}  {label}") for label, figure in (value or {}).items()]
+            rows += [("measured", f"{_figure(label, figure)}  {label}") for label, figure in (value or {}).items()]
         elif value not in (None, ""):
             rows.append((key.replace("_", " "), _fact(key, value)))
     print(_table(rows))
@@ -428,8 +428,10 @@ def _fact(key: str, value) -> str:
     return f"{value:,}" if key == "params" else str(value)
 
 
-def _figure(value) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _figure(label: str, value) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{100 * value:.2f} %" if label.startswith("NME") else f"{value:.3f}"
 
 
 def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

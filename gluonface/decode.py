@@ -287,17 +287,17 @@ def decode_heatmaps(heatmaps: np.ndarray, method: str = "dark") -> tuple[np.ndar
         raise InputError(f"expected heatmaps (..., K, h, w) of at least 5x5 cells, got shape {heatmaps.shape}")
     *lead, height, width = heatmaps.shape
     flat = np.ascontiguousarray(heatmaps).reshape(-1, height * width)
-    best = flat.argmax(axis=1)
-    scores = flat[np.arange(len(flat)), best]
-    row, column = np.divmod(best, width)
-    if method == "soft":
-        points = _soft_argmax(flat, scores, height, width)
+    if method == "dark":
+        points, scores = _gaussian_peaks(flat, height, width)
     else:
+        best = flat.argmax(axis=1)
+        scores = flat[np.arange(len(flat)), best]
+        row, column = np.divmod(best, width)
         points = np.stack([column, row], axis=1) + np.float32(0.5)
         if method == "gradient":
             points += GRADIENT_SHIFT * _slope_signs(flat, row, column, height, width)
-        elif method == "dark":
-            points += _gaussian_shift(flat, scores, row, column, height, width)
+        elif method == "soft":
+            points = _soft_argmax(flat, scores, height, width)
     return points.astype(np.float32).reshape(*lead, 2), scores.reshape(lead)
 
 
@@ -317,27 +317,48 @@ def _slope_signs(flat, row, column, height, width):
     return np.sign(np.stack([across[1] - across[0], down[1] - down[0]], axis=1))
 
 
-def _gaussian_shift(flat, scores, row, column, height, width):
-    """From the highest cell to the peak of the fitted Gaussian, in cells (x, y)."""
-    top = np.clip(row - FIT_RADIUS, 0, height - 2 * FIT_RADIUS - 1)
-    left = np.clip(column - FIT_RADIUS, 0, width - 2 * FIT_RADIUS - 1)
-    steps = np.arange(2 * FIT_RADIUS + 1)
-    # One flat take of small windows: fancy indexing along two axes takes three times as long.
-    start = np.arange(len(flat)) * (height * width) + top * width + left
-    window = np.take(flat, start[:, None] + (steps[:, None] * width + steps).ravel(), mode="clip")
-    logs = np.log(np.maximum(window, np.maximum(FIT_FLOOR * scores, 1e-12)[:, None]))
-    logs -= logs[:, len(steps) ** 2 // 2, None]  # the fit is of differences; float32 keeps more of small numbers
+# Cells whose maps are looked at together: small enough for the processor's cache, where the windows round the highest
+# cells are then taken from, large enough that Python's own time does not count.
+_CELLS_AT_ONCE = 2_400_000
+
+
+def _gaussian_peaks(flat, height, width):
+    """Peaks (N, 2) in cells of Gaussians fitted round the highest cells of maps (N, h * w), and these heights (N,)."""
+    side = 2 * FIT_RADIUS + 1
+    steps = np.arange(side)
+    cells = (steps[:, None] * width + steps).ravel()
+    windows, best = np.empty((len(flat), side * side), np.float32), np.empty(len(flat), np.intp)
+    at_once = max(1, _CELLS_AT_ONCE // (height * width))
+    for begin in range(0, len(flat), at_once):
+        maps, rows = flat[begin : begin + at_once], slice(begin, begin + at_once)
+        best[rows] = maps.argmax(axis=1)
+        top, left = _window_corner(best[rows], height, width)
+        # One flat take of small windows: fancy indexing along two axes takes three times as long.
+        start = np.arange(len(maps)) * (height * width) + top * width + left
+        np.take(maps, start[:, None] + cells, mode="clip", out=windows[rows])
+    scores = windows.max(axis=1)
+    logs = np.log(np.maximum(windows, np.maximum(FIT_FLOOR * scores, 1e-12)[:, None]))
+    logs -= logs[:, side * side // 2, None]  # the fit is of differences; float32 keeps more of small numbers
     fit = logs @ FIT_FILTERS[FIT_RADIUS, FIT_RADIUS]
-    place = (row - top) * len(steps) + (column - left)
-    middle = FIT_RADIUS * len(steps) + FIT_RADIUS
-    at_border = np.flatnonzero(place != middle)
+    row, column = np.divmod(best, width)
+    top, left = _window_corner(best, height, width)
+    place = (row - top) * side + (column - left)
+    at_border = np.flatnonzero(place != side * FIT_RADIUS + FIT_RADIUS)
     for other in np.flatnonzero(np.bincount(place[at_border])):
         there = at_border[place[at_border] == other]
-        fit[there] = logs[there] @ FIT_FILTERS[divmod(int(other), len(steps))]
+        fit[there] = logs[there] @ FIT_FILTERS[divmod(int(other), side)]
     b_x, b_y, a_xx, a_xy, a_yy = fit.T
     # The quadratic a_xx x^2 + a_xy xy + a_yy y^2 + b_x x + b_y y has a maximum where its curvature is negative.
     determinant = 4 * a_xx * a_yy - a_xy**2
     peaked = (a_xx < -1e-6) & (determinant > 1e-9)
     determinant = np.where(peaked, determinant, 1)
     shift = np.stack([a_xy * b_y - 2 * a_yy * b_x, a_xy * b_x - 2 * a_xx * b_y], axis=1) / determinant[:, None]
-    return np.where(peaked[:, None], np.clip(shift, -1, 1), 0)
+    shift = np.where(peaked[:, None], np.clip(shift, -1, 1), 0)
+    return np.stack([column, row], axis=1) + np.float32(0.5) + shift, scores
+
+
+def _window_corner(best, height, width):
+    """Row and column of the first cell of the window round a map's cell number, moved inside at the border."""
+    row, column = np.divmod(best, width)
+    side = 2 * FIT_RADIUS + 1
+    return np.clip(row - FIT_RADIUS, 0, height - side), np.clip(column - FIT_RADIUS, 0, width - side)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -315,6 +316,11 @@ def test_the_table_of_models_has_a_row_for_each(capsys):
     assert head.split()[:2] == ["name", "parameters"]
     assert len(rows) == len(gluonface.list_models())
     assert any(row.startswith("retinaface_mobilenet0.25_fc26 ") and "0.43 M" in row for row in rows)
+
+
+def test_errors_of_landmarks_are_shown_in_per_cent(capsys):
+    assert cli.main(["info", "heatmap_mobilenetv2_1.0_sdd_fc26"]) == 0
+    assert re.search(r"^measured +\d\.\d\d %  NME / interocular, Helen", capsys.readouterr().out, re.M)
 
 
 def test_models_can_be_listed_by_task(capsys):

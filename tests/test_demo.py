@@ -81,11 +81,11 @@ def test_a_face_is_counted_once_however_often_it_is_detected(crowd_module):
     assert crowd.found_in(Faces.empty((20, 60))).tolist() == [False] * 3
 
 
-def test_the_demo_finds_the_face_lists_it_and_writes_both_pictures(tmp_path):
+def test_the_demo_finds_the_face_lists_it_and_writes_its_pictures(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "demo.py"), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(r"astronaut\.jpg: [12] faces?\n", done.stdout)
     found, placed = map(int, re.search(r"found (\d+) of the (\d+) faces in the crowd", done.stdout).groups())
     assert found >= 0.8 * placed
-    assert {path.name for path in tmp_path.iterdir()} == {"astronaut.jpg", "crowd.jpg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"astronaut.jpg", "crowd.jpg", "landmarks.jpg"}
