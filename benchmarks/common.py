@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 import gluonface
 from gluonface.errors import DataError, GluonFaceError
 from gluonface.files import write_atomically
+from gluonface.geometry import warp_image, warp_points
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -158,6 +161,35 @@ def looked_at(result: dict) -> str:
     else:
         words = "stored size" if result["size"] == "stored" else f"long side {result['size']}"
     return words + (" and mirrored" if result["flip"] else "")
+
+
+def zoomed(image, face, middle, scale: float, size: int):
+    """A square part of a photo and the face on it, enlarged before it is drawn on, so that dots and lines stay fine.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+    face : Faces
+        Of length 1, with dense landmarks.
+    middle : (2,) of the photo, which comes to lie in the middle of the part
+    scale : float
+        Pixels of the part a pixel of the photo.
+    size : int
+        Side of the part in pixels.
+
+    Returns
+    -------
+    ((size, size, 3) uint8, Faces)
+    """
+    matrix = np.column_stack([np.eye(2) * scale, size / 2 - scale * np.asarray(middle)])
+    moved = gluonface.Faces(
+        warp_points(matrix, face.boxes.reshape(1, 2, 2)).reshape(1, 4),
+        face.scores,
+        landmarks=warp_points(matrix, face.landmarks),
+        scheme=face.scheme,
+        size_hw=(size, size),
+    )
+    return warp_image(image, matrix, moved.size_hw), moved
 
 
 def new_figure(**size):

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from common import zoomed
 from crowd import FACE_BOX, Crowd, astronaut, compose_crowd
 
 from gluonface import FaceAnalyzer, Faces
-from gluonface.geometry import warp_image, warp_points
 from gluonface.image import save_image
 from gluonface.viz import draw_faces
 
@@ -69,19 +69,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def close_up(photo: np.ndarray, face: Faces, size: int = 480) -> np.ndarray:
-    """One face with its landmarks, enlarged before it is drawn on, so that dots and lines stay fine."""
+    """One face with its landmarks, at large."""
     x1, y1, x2, y2 = face.boxes[0]
     scale = size / (1.5 * max(x2 - x1, y2 - y1))
-    middle = np.array([x1 + x2, y1 + y2]) / 2
-    matrix = np.column_stack([np.eye(2) * scale, size / 2 - scale * middle])
-    moved = Faces(
-        warp_points(matrix, face.boxes.reshape(1, 2, 2)).reshape(1, 4),
-        face.scores,
-        landmarks=warp_points(matrix, face.landmarks),
-        scheme=face.scheme,
-        size_hw=(size, size),
-    )
-    return draw_faces(warp_image(photo, matrix, (size, size)), moved, scores=False)
+    return draw_faces(*zoomed(photo, face, np.array([x1 + x2, y1 + y2]) / 2, scale, size), scores=False)
 
 
 def table(faces: Faces) -> str:

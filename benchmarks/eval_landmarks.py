@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from common import describe_domain, new_figure, provenance, rounded, run, save_figure, table, write_result
+from common import describe_domain, new_figure, provenance, rounded, run, save_figure, table, write_result, zoomed
 from eval_detection import read_detections, read_photos
 from eval_widerface import progress
 
@@ -43,7 +43,7 @@ from gluonface.data import FaceLabels, FaceSample, read_jsonl
 from gluonface.decode import HEATMAP_DECODERS
 from gluonface.errors import DataError, InputError
 from gluonface.faces import SCHEMES
-from gluonface.geometry import box_iou, warp_image, warp_points
+from gluonface.geometry import box_iou
 from gluonface.image import load_image, save_image
 from gluonface.metrics import NORMS, LandmarkScores, ced_curve, evaluate_landmarks, label_sizes, scored_faces
 from gluonface.viz import contact_sheet, draw_faces
@@ -400,19 +400,12 @@ def chosen_faces(samples: list[FaceSample], scores: LandmarkScores, count: int =
 
 
 def close_up(image: np.ndarray, box: np.ndarray, points: np.ndarray, scheme: str, error: float) -> np.ndarray:
-    """A face enlarged to a tile before it is drawn on, so that dots and lines stay fine."""
+    """A face with its points as a tile, the error written on it."""
     outline = np.array([np.minimum(box[:2], points.min(axis=0)), np.maximum(box[2:], points.max(axis=0))])
     scale = _TILE / (1.15 * np.ptp(outline, axis=0).max())
-    matrix = np.column_stack([np.eye(2) * scale, _TILE / 2 - scale * outline.mean(axis=0)])
-    face = Faces(
-        warp_points(matrix, box.reshape(1, 2, 2)).reshape(1, 4),
-        [1.0],
-        landmarks=warp_points(matrix, points)[None],
-        scheme=scheme,
-        size_hw=(_TILE, _TILE),
-    )
-    tile = warp_image(image, matrix, face.size_hw)
-    return draw_faces(tile, face, labels=[f"{per_cent(error)} %"], thickness=1)
+    face = Faces([box], [1.0], landmarks=points[None], scheme=scheme, size_hw=image.shape[:2])
+    tile, moved = zoomed(image, face, outline.mean(axis=0), scale, _TILE)
+    return draw_faces(tile, moved, labels=[f"{per_cent(error)} %"], thickness=1)
 
 
 def plot(path: str, results: list[dict], curves: list[LandmarkScores]) -> None:

@@ -29,6 +29,7 @@ from eval_widerface import progress
 
 from gluonface import FaceAnalyzer, Faces, load_image
 from gluonface.alignment import FLIPS, LandmarkPredictor
+from gluonface.data.jd106 import centre_most
 from gluonface.errors import DataError, InputError, WeightsError
 from gluonface.geometry import align_crop
 from gluonface.metrics.verification import LfwPair, Verification, read_lfw_pairs, verify_pairs
@@ -162,7 +163,7 @@ def embed_photos(
     vectors = []
     reader = map(load_image, progress(paths, len(paths)))
     while images := list(itertools.islice(reader, _AT_ONCE)):
-        chosen = [centre_most(faces) for faces in analyzer(images)]
+        chosen = [centre_face(faces) for faces in analyzer(images)]
         bare = next((faces for faces in chosen if len(faces) and faces.landmarks5 is None), None)
         if bare is not None:
             raise InputError(f"expected a detector that gives five points, got {bare!r}")
@@ -173,11 +174,9 @@ def embed_photos(
     return vectors
 
 
-def centre_most(faces: Faces) -> Faces:
+def centre_face(faces: Faces) -> Faces:
     """The face whose box is nearest to the photo's middle, as `Faces` of length 1; of length 0 where there is none."""
-    height, width = faces.size_hw
-    middles = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
-    return faces[np.argsort(np.linalg.norm(middles - (width / 2, height / 2), axis=1), kind="stable")[:1]]
+    return faces[[centre_most(faces.boxes, faces.size_hw)]] if len(faces) else faces
 
 
 def crops_of(image: np.ndarray, detected: Faces, refined: Faces, size: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -216,8 +216,8 @@ def test_names_with_dots_find_their_photos(script, tmp_path):
 def test_the_face_in_the_middle_is_taken(script):
     module = script("verify_alignment")
     faces = Faces([[0, 0, 90, 90], [95, 40, 105, 60], [90, 90, 200, 100]], [0.9, 0.1, 0.8], size_hw=(100, 200))
-    assert module.centre_most(faces).boxes.tolist() == [[95, 40, 105, 60]]
-    assert len(module.centre_most(Faces.empty((100, 200)))) == 0
+    assert module.centre_face(faces).boxes.tolist() == [[95, 40, 105, 60]]
+    assert len(module.centre_face(Faces.empty((100, 200)))) == 0
 
 
 def test_crops_are_aligned_by_either_points(script):
