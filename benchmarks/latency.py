@@ -200,23 +200,23 @@ class Detection:
         from gluonface import FaceAnalyzer
 
         self.net, self.photos = net, [photo] * job["batch"]
-        self.size = tuple(job["size"]) if isinstance(job["size"], list) else job["size"]
-        self.analyzer = FaceAnalyzer(net, size=self.size, batch_size=job["batch"])
+        size = tuple(job["size"]) if isinstance(job["size"], list) else job["size"]
+        self.analyzer = FaceAnalyzer(net, size=size, batch_size=job["batch"])
         self.faces = 0
 
     def once(self) -> dict:
         """Seconds of each stage."""
         from gluonface import load_image
         from gluonface._compat import mx
-        from gluonface.geometry import letterbox
-        from gluonface.pipeline import postprocess, preprocess
+        from gluonface.analysis import postprocess, preprocess
 
         clock = [time.perf_counter()]
         images = [load_image(data) for data in self.photos]
         clock.append(time.perf_counter())
-        canvas_hw = self.analyzer.canvas_hw or tuple(-(-side // 32) * 32 for side in images[0].shape[:2])
-        box = letterbox(images[0].shape[:2], canvas_hw, upscale=self.size is not None)
-        x = np.stack([preprocess(image, box, self.net.facts) for image in images])
+        box = self.analyzer.letterbox_for(images[0].shape[:2])
+        x = np.empty((len(images), 3, *box.canvas_hw), np.float32)
+        for image, out in zip(images, x):
+            preprocess(image, box, self.net.facts, out)
         clock.append(time.perf_counter())
         for output in self.net.network(mx.nd.from_numpy(x)):
             output.wait_to_read()
@@ -247,7 +247,7 @@ class Landmarks:
     def once(self) -> dict:
         """Seconds of each stage."""
         from gluonface._compat import mx
-        from gluonface.alignment import align_faces, normalise
+        from gluonface.analysis import align_faces, normalise
         from gluonface.geometry import invert_affine, warp_image, warp_points
 
         facts = self.net.facts

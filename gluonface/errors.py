@@ -15,6 +15,7 @@ __all__ = [
     "ModelNotFoundError",
     "MissingDependencyError",
     "TrainingError",
+    "DeployError",
 ]
 
 
@@ -69,3 +70,7 @@ class MissingDependencyError(GluonFaceError, ImportError):
 
 class TrainingError(GluonFaceError, RuntimeError):
     """Training cannot go on, for example because a loss is not finite."""
+
+
+class DeployError(GluonFaceError, RuntimeError):
+    """A net cannot be compiled or exported, or an artefact cannot be read or run."""

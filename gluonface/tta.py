@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .analysis import whole_strides
 from .errors import InputError
 from .faces import SCHEMES, Faces
 from .geometry import Letterbox, clip_boxes, flip_boxes, flip_points, nms, vote
@@ -21,9 +22,6 @@ __all__ = ["SHORT_SIDES", "detect_multiscale", "mirror_faces", "vote_faces"]
 
 #: Short sides in pixels at which RetinaFace is tested.
 SHORT_SIDES = (500, 800, 1100, 1400, 1700)
-
-# Canvases are multiples of this, the coarsest stride of the detectors here.
-_MULTIPLE = 32
 
 
 def detect_multiscale(
@@ -42,8 +40,9 @@ def detect_multiscale(
 
     Parameters
     ----------
-    analyzer : FaceAnalyzer or HybridBlock
-        A net is wrapped in `FaceAnalyzer` as it is, with its own threshold of NMS and scores.
+    analyzer : Analyzer or HybridBlock
+        `FaceAnalyzer`, or one on another engine if that takes canvases of any size. A net is wrapped in `FaceAnalyzer`
+        as it is, with its own threshold of NMS and scores.
     image : path, bytes or array (H, W, 3) RGB
     short_sides : sequence of int, optional
         Short side of the photo in pixels, one run each; None: one run at the photo's own size.
@@ -74,7 +73,7 @@ def detect_multiscale(
     ImageError
         The image cannot be read.
     """
-    if not isinstance(analyzer, FaceAnalyzer) and not hasattr(analyzer, "detect_letterboxed"):
+    if not hasattr(analyzer, "detect_letterboxed"):
         analyzer = FaceAnalyzer(analyzer)
     image = load_image(image)
     scales = _scales(image.shape[:2], short_sides, max_long_side)
@@ -161,10 +160,10 @@ def _scales(size_hw: tuple[int, int], short_sides: Sequence[int] | None, max_lon
 
 def _scaled(size_hw: tuple[int, int], scale: float) -> Letterbox:
     """The whole photo at a scale, on the smallest canvas for it."""
-    height, width = (max(1, round(side * scale)) for side in size_hw)
+    resized_hw = tuple(max(1, round(side * scale)) for side in size_hw)
     return Letterbox(
-        scale_xy=(width / size_hw[1], height / size_hw[0]),
+        scale_xy=(resized_hw[1] / size_hw[1], resized_hw[0] / size_hw[0]),
         offset_xy=(0.0, 0.0),
-        canvas_hw=(-(-height // _MULTIPLE) * _MULTIPLE, -(-width // _MULTIPLE) * _MULTIPLE),
+        canvas_hw=whole_strides(resized_hw),
         source_hw=size_hw,
     )

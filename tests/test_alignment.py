@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
-from gluonface.alignment import FLIPS, LandmarkPredictor, align_faces
+from gluonface.alignment import FLIPS, LandmarkPredictor
+from gluonface.analysis import align_faces
 from gluonface.decode import decode_heatmaps, encode_heatmaps
 from gluonface.errors import InputError, WeightsError
 from gluonface.faces import Faces
@@ -184,12 +185,6 @@ def test_the_detectors_own_points_stay_beside_the_dense_ones(rng):
     np.testing.assert_array_equal(after.landmarks5, before.landmarks5)
     np.testing.assert_allclose(after.landmarks, FACES[0], atol=0.35)
     assert empty.landmarks.shape == (0, 5, 2) and empty.scheme == "5"
-
-
-def test_the_alignment_takes_the_five_points_to_the_template():
-    matrices = align_faces(np.array([HEATMAP_TEMPLATE * 300 + 17]), FACTS)
-    np.testing.assert_allclose(warp_points(matrices[0], HEATMAP_TEMPLATE * 300 + 17), HEATMAP_TEMPLATE * 96, atol=1e-6)
-    assert align_faces(np.zeros((0, 5, 2)), FACTS).shape == (0, 2, 3)
 
 
 def test_points_in_one_place_are_refused():

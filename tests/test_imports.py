@@ -13,12 +13,13 @@ PACKAGE = Path(__file__).parents[1] / "gluonface"
 ROWS = (
     ("errors",),
     ("files", "_compat"),
-    ("faces",),
+    ("faces", "facts"),
     ("geometry",),
     ("decode",),
     ("pose",),
     ("image",),
     ("viz",),
+    ("analysis",),
     ("nn",),
     ("targets", "loss"),
     ("data",),
@@ -35,7 +36,19 @@ ROWS = (
 )
 ROW_OF = {unit: number for number, row in enumerate(ROWS) for unit in row}
 
-NUMPY_ONLY = ("errors", "files", "files", "faces", "geometry", "decode", "pose", "image", "viz", "targets")
+NUMPY_ONLY = (
+    "errors",
+    "files",
+    "faces",
+    "facts",
+    "geometry",
+    "decode",
+    "pose",
+    "image",
+    "viz",
+    "analysis",
+    "targets",
+)
 SMALL_PACKAGES = {"numpy", "cv2", "PIL"}
 
 

@@ -11,12 +11,13 @@ import pytest
 
 from gluonface._compat import mx
 from gluonface.alignment import LandmarkPredictor
+from gluonface.analysis import Analyzer, postprocess, preprocess
 from gluonface.errors import ImageError, InputError
 from gluonface.faces import Faces
 from gluonface.geometry import HEATMAP_TEMPLATE, letterbox
 from gluonface.image import encode_image
 from gluonface.model_zoo import ModelFacts
-from gluonface.pipeline import FaceAnalyzer, postprocess, preprocess
+from gluonface.pipeline import FaceAnalyzer
 
 FACTS = ModelFacts(
     name="bright_rectangles",
@@ -84,69 +85,6 @@ PHOTOS = [
 
 def analyzer(points=True, **options) -> FaceAnalyzer:
     return FaceAnalyzer(BrightRectangles(points), **options)
-
-
-# Preprocessing
-
-
-def test_a_canvas_is_normalised_as_the_facts_say_in_rgb_order():
-    image = np.zeros((4, 8, 3), np.uint8)
-    image[...] = (255, 128, 0)
-    x = preprocess(image, letterbox((4, 8), (8, 8)), FACTS)
-    assert x.shape == (3, 8, 8)
-    assert x.dtype == np.float32
-    np.testing.assert_allclose(x[:, 0, 0], [(1 - 0.4) / 0.2, (128 / 255 - 0.5) / 0.25, (0 - 0.6) / 0.3], rtol=1e-6)
-    np.testing.assert_allclose(x[:, 6, 0], [-0.4 / 0.2, -0.5 / 0.25, -0.6 / 0.3], rtol=1e-6)
-
-
-def test_preprocessing_writes_into_a_slice_of_a_batch():
-    batch = np.zeros((2, 3, 64, 64), np.float32)
-    box = letterbox(PHOTOS[0].shape[:2], (64, 64))
-    preprocess(PHOTOS[0], box, FACTS, batch[1])
-    np.testing.assert_array_equal(batch[1], preprocess(PHOTOS[0], box, FACTS))
-    assert (batch[0] == 0).all()
-
-
-# Postprocessing
-
-
-def outputs_of(rows, points=None):
-    rows = np.array([rows], np.float32)
-    parts = [rows[..., :1], rows[..., 1:2], rows[..., 2:6]]
-    return parts if points is None else [*parts, np.array([points], np.float32)]
-
-
-def test_padding_weak_and_empty_boxes_are_dropped_and_the_best_comes_first():
-    box = letterbox((100, 100), (50, 50))
-    rows = [
-        [0, 0.4, 5, 5, 10, 10],
-        [0, 0.9, 10, 10, 20, 20],
-        [0, 0.1, 10, 10, 20, 20],
-        [0, 0.8, 60, 60, 70, 70],  # beside the photo
-        [0, 0.7, 30, 30, 30, 40],  # no width
-        [0, 0.6, 40, -9, 80, 20],  # partly beside the photo
-        [-1, -1, -1, -1, -1, -1],
-    ]
-    (faces,) = postprocess(outputs_of(rows), [box], 0.3)
-    assert faces.scores.tolist() == pytest.approx([0.9, 0.6, 0.4])
-    np.testing.assert_allclose(faces.boxes, [[20, 20, 40, 40], [80, 0, 100, 40], [10, 10, 20, 20]])
-    assert faces.landmarks5 is None
-    assert faces.size_hw == (100, 100)
-    assert len(postprocess(outputs_of(rows), [box], 0.3, max_faces=1)[0]) == 1
-
-
-def test_points_come_back_to_the_photo_and_are_not_cut():
-    box = letterbox((100, 200), (50, 50))
-    (faces,) = postprocess(outputs_of([[0, 0.9, 0, 0, 9, 9]], [[-4, 2, 6, 2, 3, 4, 1, 6, 5, 6]]), [box])
-    np.testing.assert_allclose(faces.landmarks5, [[[-16, 8], [24, 8], [12, 16], [4, 24], [20, 24]]])
-
-
-def test_more_points_become_landmarks_of_their_scheme():
-    box = letterbox((50, 50), (50, 50))
-    for rows in ([[0, 0.9, 0, 0, 9, 9]], [[-1, -1, -1, -1, -1, -1]]):
-        (faces,) = postprocess(outputs_of(rows, np.zeros((1, 136))), [box])
-        assert faces.scheme == "68"
-        assert faces.landmarks.shape == (len(faces), 68, 2)
 
 
 # The analyzer
@@ -366,6 +304,39 @@ def test_letterboxes_of_different_canvases_are_no_batch():
         )
     with pytest.raises(InputError, match="a Letterbox for each of 2 images"):
         analyzer().detect_letterboxed(PHOTOS[:2], [letterbox((128, 96), (64, 64))])
+
+
+# The same net on an engine of fixed canvases and batch sizes
+
+
+class Compiled(Analyzer):
+    """What a compiled artefact is: it takes uint8 canvases of one size, in batches of 1 or 4, and gives arrays."""
+
+    def __init__(self, net, **options):
+        super().__init__(net.facts, buckets={(128, 128): (1, 4)}, **options)
+        self.net = net
+
+    def _forward(self, canvases):
+        assert all(canvas.shape == (128, 128, 3) and canvas.dtype == np.uint8 for canvas in canvases)
+        x = (np.stack(canvases) / 255 - FACTS.mean) / FACTS.std
+        return tuple(part.asnumpy() for part in self.net(mx.nd.array(x.transpose(0, 3, 1, 2))))
+
+    def _collect(self, handle):
+        return handle
+
+
+def test_an_engine_of_fixed_batches_gives_the_faces_that_mxnet_gives(tmp_path):
+    sources = [*PHOTOS, tmp_path / "no.png", mx.nd.array(PHOTOS[0], dtype="uint8")]
+    ours, theirs = Compiled(BrightRectangles()), analyzer()
+    for one, other in zip(ours(sources, "return"), theirs(sources, "return")):
+        if isinstance(other, ImageError):
+            assert str(one) == str(other)
+        else:
+            np.testing.assert_array_equal(one.boxes, other.boxes)
+            np.testing.assert_array_equal(one.landmarks5, other.landmarks5)
+            np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
+    assert [shape[0] for shape in ours.net.seen] == [4, 1, 1] and [shape[0] for shape in theirs.net.seen] == [6]
+    assert ours(mx.nd.array(PHOTOS[0], dtype="uint8")) == ours(PHOTOS[0])
 
 
 # A real network, with random weights

@@ -2,8 +2,8 @@
 themselves.)
 """
 
+from ..facts import ModelFacts
 from .importers import import_insightface
 from .registry import DEFAULT_DETECTOR, get_model, list_models, model_facts
-from .weights import ModelFacts
 
 __all__ = ["DEFAULT_DETECTOR", "ModelFacts", "get_model", "import_insightface", "list_models", "model_facts"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ..decode import AnchorSpec
+from ..facts import ModelFacts
 from ..nn.anchors import AnchorGenerator
 from ..nn.coder import BoxDecoder, PointDecoder
 from .block import ZooBlock
-from .weights import ModelFacts
 
 
 class FaceDetector(ZooBlock):

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from .._compat import mx
 from ..errors import InputError
 from ..faces import SCHEMES
+from ..facts import ModelFacts
 from ..geometry import HEATMAP_TEMPLATE
 from ..nn.heatmap import HeatmapDecoder
 from .backbone import Features
 from .block import ZooBlock
-from .weights import ModelFacts
 
 nn = mx.gluon.nn
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from .._compat import mx
 from ..errors import InputError, ModelNotFoundError
+from ..facts import ModelFacts
 from . import heatmap, retinaface, store, weights
-from .weights import ModelFacts
 
 __all__ = ["DEFAULT_DETECTOR", "get_model", "list_models", "model_facts"]
 
@@ -80,7 +80,7 @@ def _find(name: str) -> tuple[str, str, str, str]:
 
 
 def model_facts(name: str, root: str | os.PathLike | None = None) -> ModelFacts:
-    """What is known about a model; see :class:`gluonface.model_zoo.weights.ModelFacts`.
+    """What is known about a model; see :class:`gluonface.facts.ModelFacts`.
 
     Raises
     ------

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from .._compat import mx
 from ..decode import LIGHT_ANCHORS, AnchorSpec
+from ..facts import ModelFacts
 from ..nn.context import SSHContext
 from ..nn.heads import AnchorHead
 from ..nn.pyramid import FeaturePyramid
 from .backbone import Backbone
 from .detector import FaceDetector
-from .weights import ModelFacts
 
 nn = mx.gluon.nn
 

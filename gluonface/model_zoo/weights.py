@@ -1,4 +1,4 @@
-"""Facts about weights, kept beside the weights; and weights put into nets.
+"""Facts about weights, read from beside the weights; and weights put into nets.
 
 ``model_zoo/<model>.json`` says which file holds the weights, its SHA-256, how the input is prepared, on what the net
 was trained and on what terms it may be used. No fact about a trained net is written in code.
@@ -9,100 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import WeightsError
+from ..facts import ModelFacts
 from . import store
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ModelFacts", "load_arrays", "read_facts"]
-
-#: Mean and standard deviation of ImageNet's RGB values in [0, 1], as GluonCV's presets use them.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = ["load_arrays", "read_facts"]
 
 #: Says once, when research-only weights are loaded, that they are. Silence:
 #: ``logging.getLogger("gluonface.licence").disabled = True``.
 licence_log = logging.getLogger("gluonface.licence")
 _said: set[str] = set()
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What is known about a model and, where it is trained, about its weights.
-
-    Attributes
-    ----------
-    name, system, backbone, dataset : str
-        The model's name and its parts.
-    variant : str
-        The part between backbone and dataset, such as a heatmap net's upscaling strategy; "" where there is none.
-    task : str
-        "detection": photos to faces; "landmarks": a crop of one face to its points.
-    params : int
-        Trainable parameters.
-    gf : float
-        Multiply-accumulates in 10^9 for one square input of 640 (detection) or 192 (landmarks), without decoding.
-    mean, std : tuple of 3 float
-        The input is ``(rgb / 255 - mean) / std``, RGB in this order.
-    size : int
-        Long side in pixels the net is meant for; of a landmark net the side of its crop.
-    scheme : str or None
-        Of a landmark net: the key of `gluonface.faces.SCHEMES` whose points it gives.
-    template : tuple of five (x, y), or None
-        Of a landmark net: where its crop has the five points, in shares of its side.
-    mirror_shift : float
-        Of a landmark net: how far to the right of a mirrored crop's points the net puts them, in shares of the crop's
-        side, since people do not label symmetrically (twice the labels' shift from the middle). Flip averaging takes it
-        into account.
-    decoder : str
-        Of a landmark net: how its heatmaps are read best, see :func:`gluonface.decode.decode_heatmaps`.
-    score_thresh : float
-        Score above which a detection is shown, by default.
-    trained : bool
-        Whether weights come with the package.
-    licence : str
-        Terms of the weights, in short; ``terms`` in plain words.
-    research_only : bool
-    data, start, recipe : str
-        What it was trained on, from which weights, with which command.
-    metric : dict of str to float
-        Figure by what it is measured on.
-    file, sha256 : str or None
-        The weights file and its hash.
-    card : str or None
-        Path of the model's card.
-    """
-
-    name: str
-    system: str
-    backbone: str
-    dataset: str
-    params: int
-    gf: float
-    variant: str = ""
-    task: str = "detection"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    size: int = 640
-    scheme: str | None = None
-    template: tuple[tuple[float, float], ...] | None = None
-    mirror_shift: float = 0.0
-    decoder: str = "dark"
-    score_thresh: float = 0.5
-    trained: bool = False
-    licence: str = "no weights"
-    terms: str = ""
-    research_only: bool = False
-    data: str = ""
-    start: str = ""
-    recipe: str = ""
-    metric: dict = field(default_factory=dict)
-    file: str | None = None
-    sha256: str | None = None
-    card: str | None = None
 
 
 _FROM_FILE = {f.name for f in fields(ModelFacts)} - {
@@ -121,7 +42,7 @@ _FROM_FILE = {f.name for f in fields(ModelFacts)} - {
 
 
 def read_facts(name: str, root: str | os.PathLike | None = None) -> dict:
-    """Facts of a model's weights as keyword arguments of :class:`ModelFacts`; empty when there are no weights.
+    """Facts of a model's weights as keyword arguments of `ModelFacts`; empty when there are no weights.
 
     Raises
     ------

@@ -445,8 +445,8 @@ def test_each_flag_changes_something(weights, data):
 
 
 def test_shipped_weights_run_by_name(script, weights, data, tmp_path):
+    from gluonface.facts import IMAGENET_MEAN, IMAGENET_STD
     from gluonface.model_zoo import store
-    from gluonface.model_zoo.weights import IMAGENET_MEAN, IMAGENET_STD
 
     root = tmp_path / "zoo"
     root.mkdir()

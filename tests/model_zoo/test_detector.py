@@ -5,8 +5,8 @@ from gluonface._compat import mx
 from gluonface.decode import LIGHT_ANCHORS, anchors_for, decode_boxes, decode_points
 from gluonface.errors import WeightsError
 from gluonface.geometry import nms
+from gluonface.model_zoo import ModelFacts
 from gluonface.model_zoo.detector import FaceDetector
-from gluonface.model_zoo.weights import ModelFacts
 
 FACTS = ModelFacts("test", "test", "none", "none", params=0, gf=0)
 

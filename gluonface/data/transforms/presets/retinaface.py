@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....errors import InputError
+from ....facts import IMAGENET_MEAN, IMAGENET_STD
 from ....geometry import apply_letterbox, letterbox
 from ....image import load_image
 from ...base import FaceLabels
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     import mxnet as mx
 
 __all__ = ["RetinaFaceSamples", "RetinaFaceTrainTransform", "load_test", "transform_test"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)

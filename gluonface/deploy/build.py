@@ -1,0 +1,375 @@
+"""`compile_model`: a trained net becomes an artefact that runs without MXNet.
+
+Data flow: net -> graph a bucket (`symbol`, `passes`) -> Relax function a bucket with its head (`relax`, `heads`) ->
+fused kernels -> a schedule each, tuned or by rule (`schedules`, `tune`) -> machine code -> library and manifest
+(`artifact`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .._compat import import_optional
+from ..decode import anchors_for
+from ..errors import DeployError, InputError
+from . import heads
+from .artifact import installed_runtime, installed_versions, write_artifact
+from .passes import take_canvas
+from .relax import Emitter, relax, tvm
+from .runtime import Bucket, Manifest, Output, Schedules, Target
+from .schedules import is_written_by_hand, schedule_plain, schedule_tile, signature, tile_of
+from .symbol import Graph, read_symbol, trace
+from .targets import CompileTarget, find_target
+from .tune import Records, search
+
+__all__ = ["buckets_for", "compile_model", "fuse", "lower", "module_of", "tune_model"]
+
+_DETECTION = (
+    Output("scores", "(B, n)", "of each face, best first; -1 where there is none"),
+    Output("bboxes", "(B, n, 4)", "x1, y1, x2, y2 in pixels of the canvas"),
+    Output("landmarks", "(B, n, 2K)", "x and y of each point in pixels of the canvas"),
+)
+_LANDMARKS = (
+    Output("landmarks", "(B, K, 2)", "x and y of each point in pixels of the crop"),
+    Output("scores", "(B, K)", "height of each point's peak"),
+)
+
+
+def buckets_for(
+    net, sizes: Iterable[int | tuple[int, int]] | None = None, batches: Iterable[int] = (1,)
+) -> list[Bucket]:
+    """Every size with every batch.
+
+    Parameters
+    ----------
+    net : HybridBlock with facts
+    sizes : iterable of int or (height, width), optional
+        An int is a square; the size that the net is meant for by default.
+    batches : iterable of int
+
+    Raises
+    ------
+    InputError
+        A size that the net cannot take, or a batch below 1.
+    """
+    sizes = [net.facts.size] if sizes is None else list(sizes)
+    pairs = [(size, size) if isinstance(size, (int, np.integer)) else tuple(size) for size in sizes]
+    batches = list(batches)
+    if not pairs or not batches or any(batch < 1 for batch in batches) or any(min(pair) < 32 for pair in pairs):
+        raise InputError(f"expected sizes of at least 32 and batches of at least 1, got {sizes} and {batches}")
+    if net.facts.task == "landmarks" and set(pairs) != {(net.facts.size,) * 2}:
+        raise InputError(f"expected the size {net.facts.size}, which {net.facts.name} takes its crops in, got {sizes}")
+    return list(dict.fromkeys(Bucket.of(batch, pair) for pair in pairs for batch in batches))
+
+
+def module_of(net, buckets: Sequence[Bucket], target: CompileTarget):
+    """A Relax module with a function a bucket, from canvas to final results.
+
+    Parameters
+    ----------
+    net : FaceDetector or LandmarkNet
+        With weights.
+    buckets : sequence of Bucket
+    target : CompileTarget
+
+    Returns
+    -------
+    tvm.IRModule
+    """
+    builder = relax.BlockBuilder()
+    for bucket in buckets:
+        graph = _graph(net.network, (bucket.batch, 3, *bucket.size_hw))
+        take_canvas(graph, net.facts)
+        emitter = Emitter(True, builder, gpu=target.kind != "llvm")
+        canvas = relax.Var("canvas", relax.TensorType(bucket.shape, "uint8"))
+        with builder.function(bucket.function, [canvas]):
+            with builder.dataflow():
+                emitter.put((graph.inputs[0], 0), canvas)
+                emitter.run(graph)
+                head = _detect if net.facts.task == "detection" else _read_points
+                result = builder.emit_output(relax.Tuple(head(emitter, net, graph, bucket)))
+            builder.emit_func_output(result)
+    return builder.get()
+
+
+def _graph(block, shape: Sequence[int]) -> Graph:
+    symbol, params = trace(block)
+    graph = read_symbol(symbol, params, {"data": shape})
+    graph.fold_batch_norms()
+    graph.find_pixel_shuffles()
+    return graph
+
+
+def _detect(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
+    return heads.detections(
+        emitter,
+        *map(emitter.plain, graph.outputs),
+        anchors_for(bucket.size_hw, net.spec),
+        nms_thresh=net.nms_thresh,
+        nms_topk=net.nms_topk,
+        post_nms=net.post_nms,
+        score_thresh=net.score_thresh,
+    )
+
+
+def _read_points(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
+    (maps,) = graph.outputs
+    if net.decoder.method == "soft":
+        return heads.soft_argmax(emitter, emitter.last(maps), net.decoder.soft_argmax.beta, net.stride)
+    decoder = _graph(net.decoder, maps[0].shapes[maps[1]])
+    emitter.put((decoder.inputs[0], 0), emitter.plain(maps))
+    emitter.run(decoder)
+    points, scores = (emitter.plain(ref) for ref in decoder.outputs)
+    return [emitter.call(relax.op.multiply(points, emitter.constant(np.float32(net.stride)))), scores]
+
+
+def fuse(module, target: CompileTarget):
+    """One kernel for what belongs together: a convolution with its bias, residual and activation, ..."""
+    passes = relax.transform
+    with target.tvm_target():
+        return tvm.transform.Sequential(
+            [
+                passes.LegalizeOps(),
+                passes.AnnotateTIROpPattern(),
+                passes.FoldConstant(),
+                passes.FuseOps(),
+                passes.FuseTIR(),
+                passes.DeadCodeElimination(),
+            ]
+        )(module)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the schedule of one kernel was found: "tuned", "nearest", "rule" or "plain"."""
+
+    kernel: str
+    how: str
+
+
+def lower(module, target: CompileTarget, records: Records | None = None):
+    """Fuse what belongs together and schedule every kernel.
+
+    Parameters
+    ----------
+    module : tvm.IRModule
+    target : CompileTarget
+    records : Records, optional
+        Tuned schedules; the rule alone without.
+
+    Returns
+    -------
+    module : tvm.IRModule
+        Ready for ``relax.build``.
+    choices : list of Choice
+        One a kernel.
+    """
+    module = fuse(module, target)
+    if target.kind != "llvm":
+        return _schedule_for_gpu(module, target)
+    choices = []
+    for name, function in list(module.functions.items()):
+        if not isinstance(function, tvm.tirx.PrimFunc):
+            continue
+        tile = tile_of(function)
+        if tile is None:
+            scheduled, how = schedule_plain(function), "plain"
+        else:
+            key = signature(function)
+            knobs, how = (None, "rule") if records is None else records.find(key, tile, target)
+            scheduled = schedule_tile(function, tile, knobs, target.lanes, target.registers)
+        for key, value in function.attrs.items():
+            scheduled = scheduled.with_attr(key, value)
+        module.update_func(name, scheduled.with_attr("tirx.is_scheduled", True))
+        choices.append(Choice(name.name_hint, how))
+    return module, choices
+
+
+def _schedule_for_gpu(module, target: CompileTarget):
+    dlight = import_optional("tvm.s_tir.dlight", "deploy")
+    rules = dlight.gpu
+    for name, function in list(module.functions.items()):
+        if isinstance(function, tvm.tirx.PrimFunc) and is_written_by_hand(function):
+            module.update_func(name, function.with_attr("tirx.is_scheduled", True))
+    with target.tvm_target():
+        module = dlight.ApplyDefaultSchedule(
+            rules.Matmul(), rules.GEMV(), rules.Reduction(), rules.GeneralReduction(), rules.Fallback()
+        )(module)
+    names = [g.name_hint for g, f in module.functions.items() if isinstance(f, tvm.tirx.PrimFunc)]
+    return module, [Choice(name, "rule") for name in names]
+
+
+def compile_model(
+    net,
+    out: str | os.PathLike,
+    *,
+    target: str | CompileTarget = "native",
+    sizes: Iterable[int | tuple[int, int]] | None = None,
+    batches: Iterable[int] = (1,),
+    records: Records | str | os.PathLike | None = "shipped",
+    bundle: bool = False,
+    as_zip: bool = False,
+    root: str | os.PathLike | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Compile a net for a target and write the artefact.
+
+    Parameters
+    ----------
+    net : str or HybridBlock
+        A name from `list_models`, whose weights are loaded, or a net.
+    out : path
+        The folder, or with ``as_zip`` the zip, to make.
+    target : str or CompileTarget
+        A row of `gluonface.deploy.targets.TARGETS`.
+    sizes, batches
+        See `buckets_for`: a function is compiled for each size with each batch.
+    records : Records, path, "shipped" or None
+        Tuned schedules: those that come with the package, those of a file, none.
+    bundle : bool
+        Put TVM's runtime libraries beside the library.
+    as_zip : bool
+    root : path, optional
+        Folder of weights of your own, searched before the package's.
+    say : callable
+        Told in words what happens.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    ModelNotFoundError, WeightsError, InputError
+        The net, the size or the target is none that can be compiled.
+    DeployError
+        An operator is not supported, no compiler is there, or the artefact cannot be written.
+    """
+    from ..model_zoo import get_model
+
+    row = find_target(target)
+    if isinstance(net, str):
+        net = get_model(net, pretrained=True, root=root)
+    buckets = buckets_for(net, sizes, batches)
+    compiler = row.compiler()
+    if compiler is None:
+        raise DeployError(f"no compiler that links for {row.name} was found: {row.without_compiler()}")
+    if bundle and row.mtriple.split("-")[0] != find_target("native").mtriple.split("-")[0]:
+        raise DeployError(
+            f"the runtime libraries of {row.name} are not those of this machine: take them from the wheels of "
+            "apache-tvm and apache-tvm-ffi for that machine, and leave out --bundle"
+        )
+    if records == "shipped":
+        records = Records.shipped(row.records)
+    elif isinstance(records, (str, os.PathLike)):
+        records = Records.read(records)
+    say(f"{net.facts.name}: {', '.join(b.function for b in buckets)} for {row.name} ({row.mcpu or row.kind})")
+    module, choices = lower(module_of(net, buckets, row), row, records)
+    schedules = _told(choices, row)
+    if not schedules.tuned:
+        say(f"warning: not tuned: {schedules.text}")
+    with row.tvm_target():
+        executable = relax.build(module, target=row.tvm_target())
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "model.so"
+        link = import_optional("tvm.support.cc", "deploy").cross_compiler(compiler, options=["-shared", "-fPIC"])
+        executable.export_library(str(library), fcompile=link)
+        detector = net.facts.task == "detection"
+        manifest = Manifest(
+            facts=replace(net.facts, card=None),
+            weights_sha256=net.facts.sha256 or weights_hash(net),
+            buckets=tuple(buckets),
+            outputs=_DETECTION if detector else _LANDMARKS,
+            nms=nms_of(net) if detector else {},
+            target=Target(row.kind, row.mtriple, row.mcpu, row.features, row.name),
+            versions=installed_versions(),
+            schedules=schedules,
+        )
+        return write_artifact(out, library, manifest, installed_runtime() if bundle else None, as_zip)
+
+
+def tune_model(
+    net,
+    *,
+    target: str | CompileTarget = "native",
+    sizes: Iterable[int | tuple[int, int]] | None = None,
+    batches: Iterable[int] = (1,),
+    trials: int = 32,
+    path: str | os.PathLike,
+    rpc: tuple[str, int, str] | None = None,
+    minutes: float | None = None,
+    root: str | os.PathLike | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Records:
+    """Search the fastest schedule of every convolution kernel of a net and keep them in a file of records.
+
+    Goes on where it was stopped: kernels that the file has with as many trials are not measured again, and the file is
+    written after each kernel.
+
+    Parameters
+    ----------
+    net, target, sizes, batches, root, say
+        See `compile_model`.
+    trials : int
+        Schedules measured of each kernel, the rule's own first.
+    path : path
+        The file; made when it is not there.
+    rpc : (host, port, key), optional
+        Tracker and key of a device that runs TVM's RPC server; this machine by default.
+    minutes : float, optional
+        Start no kernel after so many.
+
+    Returns
+    -------
+    Records
+        As the file has them.
+    """
+    from ..model_zoo import get_model
+
+    row = find_target(target)
+    if row.kind != "llvm":
+        raise InputError(f"expected a target whose kernels run on the processor, got {row.name}: scheduled by rules")
+    if isinstance(net, str):
+        net = get_model(net, pretrained=True, root=root)
+    module = fuse(module_of(net, buckets_for(net, sizes, batches), row), row)
+    functions = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
+    return search(functions, row, trials=trials, path=path, rpc=rpc, minutes=minutes, say=say)
+
+
+def nms_of(net) -> dict[str, float]:
+    """Settings of a detector's non-maximum suppression, as the manifest says them."""
+    names = ("nms_thresh", "nms_topk", "post_nms", "score_thresh")
+    return {name: getattr(net, name) for name in names}
+
+
+def weights_hash(net) -> str:
+    """SHA-256 over names and values of a net's parameters, for nets that come from no file."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(net._collect_params_with_prefix().items()):
+        digest.update(name.encode())
+        digest.update(parameter.data(parameter.list_ctx()[0]).asnumpy().tobytes())
+    return digest.hexdigest()
+
+
+def _told(choices: Sequence[Choice], target: CompileTarget) -> Schedules:
+    """How the schedules were found, in numbers and words."""
+    count = {how: sum(c.how == how for c in choices) for how in ("tuned", "nearest", "rule", "plain")}
+    tiled = count["tuned"] + count["nearest"] + count["rule"]
+    words = [f"{count['tuned']} of {tiled} convolution kernels by a record for just that shape"]
+    if count["nearest"]:
+        words.append(f"{count['nearest']} by the nearest record")
+    if count["rule"]:
+        words.append(f"{count['rule']} by the rule for {target.lanes} lanes and {target.registers} registers")
+    return Schedules(
+        tuned=tiled > 0 and count["tuned"] == tiled,
+        text="; ".join(words),
+        records={c.kernel: c.how for c in choices if c.how != "plain"},
+    )

@@ -1,0 +1,406 @@
+#include "artifact.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <set>
+#include <sstream>
+
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/tvm_ffi.h>
+
+#include "error.h"
+
+namespace gluonface {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+constexpr int kFormat = 1;
+constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 20;
+// TVM's generated code may expect this of an address; and TVM's number of the allocator that keeps what it freed.
+constexpr std::size_t kAlignment = 64;
+constexpr int kPooledAllocator = 2;
+
+// ---- SHA-256 (FIPS 180-4) -------------------------------------------------------------------------------------------
+
+class Sha256 {
+public:
+    void add(const std::uint8_t* data, std::size_t size) {
+        length_ += size;
+        for (std::size_t i = 0; i < size; ++i) {
+            block_[used_++] = data[i];
+            if (used_ == block_.size()) compress();
+        }
+    }
+
+    std::string hex() {
+        const std::uint64_t bits = length_ * 8;
+        const std::uint8_t end = 0x80;
+        const std::uint8_t zero = 0;
+        add(&end, 1);
+        while (used_ != 56) add(&zero, 1);
+        for (int i = 0; i < 8; ++i)
+            block_[56 + static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(bits >> (56 - 8 * i));
+        compress();
+        std::string text;
+        for (const std::uint32_t word : state_) {
+            for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[word >> shift & 15];
+        }
+        return text;
+    }
+
+private:
+    static std::uint32_t turn(std::uint32_t x, int by) { return x >> by | x << (32 - by); }
+
+    // The first 32 bits behind the point of a root of a prime: all constants of the standard are such.
+    static std::uint32_t fraction(long double root) {
+        return static_cast<std::uint32_t>(std::floor((root - std::floor(root)) * 4294967296.0L));
+    }
+
+    static std::array<std::uint32_t, 64> constants() {
+        std::array<std::uint32_t, 64> found{};
+        std::size_t count = 0;
+        for (int n = 2; count < found.size(); ++n) {
+            bool prime = true;
+            for (int d = 2; d * d <= n; ++d) prime = prime && n % d != 0;
+            if (prime) found[count++] = fraction(std::cbrt(static_cast<long double>(n)));
+        }
+        return found;
+    }
+
+    static std::array<std::uint32_t, 8> start() {
+        std::array<std::uint32_t, 8> found{};
+        const int primes[] = {2, 3, 5, 7, 11, 13, 17, 19};
+        for (std::size_t i = 0; i < found.size(); ++i)
+            found[i] = fraction(std::sqrt(static_cast<long double>(primes[i])));
+        return found;
+    }
+
+    void compress() {
+        static const std::array<std::uint32_t, 64> k = constants();
+        std::uint32_t w[64];
+        for (std::size_t i = 0; i < 16; ++i) {
+            w[i] = static_cast<std::uint32_t>(block_[4 * i]) << 24 |
+                   static_cast<std::uint32_t>(block_[4 * i + 1]) << 16 |
+                   static_cast<std::uint32_t>(block_[4 * i + 2]) << 8 | block_[4 * i + 3];
+        }
+        for (std::size_t i = 16; i < 64; ++i) {
+            const std::uint32_t low = turn(w[i - 15], 7) ^ turn(w[i - 15], 18) ^ w[i - 15] >> 3;
+            const std::uint32_t high = turn(w[i - 2], 17) ^ turn(w[i - 2], 19) ^ w[i - 2] >> 10;
+            w[i] = w[i - 16] + low + w[i - 7] + high;
+        }
+        auto s = state_;
+        for (std::size_t i = 0; i < 64; ++i) {
+            const std::uint32_t one = turn(s[4], 6) ^ turn(s[4], 11) ^ turn(s[4], 25);
+            const std::uint32_t first = s[7] + one + ((s[4] & s[5]) ^ (~s[4] & s[6])) + k[i] + w[i];
+            const std::uint32_t zero = turn(s[0], 2) ^ turn(s[0], 13) ^ turn(s[0], 22);
+            const std::uint32_t second = zero + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
+            std::rotate(s.begin(), s.end() - 1, s.end());
+            s[4] += first;
+            s[0] = first + second;
+        }
+        for (std::size_t i = 0; i < 8; ++i) state_[i] += s[i];
+        used_ = 0;
+    }
+
+    std::array<std::uint32_t, 8> state_ = start();
+    std::array<std::uint8_t, 64> block_{};
+    std::size_t used_ = 0;
+    std::uint64_t length_ = 0;
+};
+
+// ---- the manifest ---------------------------------------------------------------------------------------------------
+
+// The values of one line, taken one after the other.
+class Line {
+public:
+    Line(std::string where, const std::string& text) : where_(std::move(where)), words_(text) { words_ >> key_; }
+
+    const std::string& key() const { return key_; }
+    bool more() { return !(words_ >> std::ws).eof(); }
+
+    [[noreturn]] void wrong(const std::string& expected) const {
+        throw Error(where_ + ": " + key_ + ": expected " + expected +
+                    "; the manifest is damaged, get the artefact again");
+    }
+
+    std::string word() {
+        std::string value;
+        if (!(words_ >> value)) wrong("another value");
+        return value;
+    }
+
+    int count(int least = 1) {
+        const std::string text = word();
+        // Nine digits are no overflow.
+        if (text.size() > 9 || text.find_first_not_of("0123456789") != std::string::npos || std::stoi(text) < least) {
+            wrong("a whole number of at least " + std::to_string(least) + ", got " + text);
+        }
+        return std::stoi(text);
+    }
+
+    std::uint64_t size() {
+        const std::string text = word();
+        if (text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos) wrong("a size, got " + text);
+        return std::stoull(text);
+    }
+
+    double number() {
+        const std::string text = word();
+        std::istringstream stream(text);
+        stream.imbue(std::locale::classic());
+        double value = 0;
+        if (!(stream >> value) || !stream.eof() || !std::isfinite(value)) wrong("a number, got " + text);
+        return value;
+    }
+
+    void done() {
+        if (more()) wrong("no more values");
+    }
+
+private:
+    std::string where_;
+    std::istringstream words_;
+    std::string key_;
+};
+
+bool is_plain_name(const std::string& name) {
+    const bool plain = std::all_of(name.begin(), name.end(), [](unsigned char c) {
+        return std::isalnum(c) || c == '.' || c == '_' || c == '-' || c == '+';
+    });
+    return plain && !name.empty() && name[0] != '.';
+}
+
+void read_line(Line& line, Manifest& manifest) {
+    const std::string& key = line.key();
+    if (key == "format") {
+        if (line.count() != kFormat) line.wrong(std::to_string(kFormat) + ", an artefact of this version of gluonface");
+    } else if (key == "model") {
+        manifest.model = line.word();
+    } else if (key == "task") {
+        manifest.task = line.word();
+        if (manifest.task != "detection" && manifest.task != "landmarks") line.wrong("detection or landmarks");
+    } else if (key == "architecture") {
+        manifest.architecture = line.word();
+    } else if (key == "features") {
+        while (line.more()) manifest.features.push_back(line.word());
+    } else if (key == "library") {
+        manifest.library = line.word();
+        manifest.bytes = line.size();
+        manifest.sha256 = line.word();
+        if (!is_plain_name(manifest.library)) line.wrong("the name of a file in the artefact");
+    } else if (key == "bucket") {
+        Bucket bucket;
+        bucket.function = line.word();
+        bucket.batch = line.count();
+        bucket.height = line.count();
+        bucket.width = line.count();
+        if (bucket.batch > 4096 || bucket.height > 16384 || bucket.width > 16384)
+            line.wrong("a shape of a sensible size");
+        manifest.buckets.push_back(bucket);
+    } else if (key == "size") {
+        manifest.size = line.count();
+    } else if (key == "score_thresh") {
+        manifest.score_thresh = line.number();
+    } else if (key == "scheme") {
+        line.word();
+    } else if (key == "points") {
+        manifest.num_points = line.count();
+    } else if (key == "template") {
+        for (int i = 0; i < 5; ++i) {
+            const double x = line.number();
+            manifest.template_points.push_back({x, line.number()});
+        }
+    } else if (key == "five") {
+        std::vector<int> part{line.count(0)};
+        while (line.more()) part.push_back(line.count(0));
+        manifest.five.push_back(part);
+    } else {
+        line.wrong("a known key");
+    }
+    line.done();
+}
+
+// A manifest that reads well may still contradict itself.
+void check_sense(const std::string& where, const Manifest& manifest) {
+    const auto require = [&](bool holds, const std::string& what) {
+        if (!holds) throw Error(where + ": expected " + what + "; the manifest is damaged, get the artefact again");
+    };
+    require(!manifest.model.empty() && !manifest.task.empty() && !manifest.library.empty(), "model, task and library");
+    require(!manifest.buckets.empty() && manifest.size > 0, "at least one bucket, and a size");
+    if (manifest.task == "landmarks") {
+        require(manifest.num_points > 0 && manifest.template_points.size() == 5 && manifest.five.size() == 5,
+                "points, a template of five points and five times five");
+        for (const auto& part : manifest.five) {
+            for (const int index : part) require(index < manifest.num_points, "indices of points in five");
+        }
+        for (const Bucket& bucket : manifest.buckets) {
+            require(bucket.width == manifest.size && bucket.height == manifest.size, "crops of the size of the net");
+        }
+    }
+}
+
+// ---- this machine ---------------------------------------------------------------------------------------------------
+
+#if defined(__x86_64__) || defined(_M_X64)
+constexpr const char* kArchitecture = "x86_64";
+constexpr const char* kFeaturesKey = "flags";
+#elif defined(__aarch64__) || defined(_M_ARM64)
+constexpr const char* kArchitecture = "aarch64";
+constexpr const char* kFeaturesKey = "Features";
+#else
+constexpr const char* kArchitecture = "";
+constexpr const char* kFeaturesKey = "";
+#endif
+
+void check_machine(const std::string& where, const Manifest& manifest) {
+    const std::string wanted = manifest.architecture == "arm64" ? "aarch64" : manifest.architecture;
+    if (*kArchitecture != '\0' && wanted != kArchitecture) {
+        throw Error(where + ": compiled for " + wanted + ", this program is for " + kArchitecture);
+    }
+    std::ifstream file("/proc/cpuinfo");
+    for (std::string text; std::getline(file, text);) {
+        std::istringstream words(text);
+        std::string word;
+        if (!(words >> word) || word != kFeaturesKey) continue;
+        std::set<std::string> features;
+        while (words >> word) features.insert(word);
+        for (const std::string& feature : manifest.features) {
+            if (features.count(feature) == 0) throw Error(where + ": compiled for a processor with " + feature);
+        }
+        return;
+    }
+}
+
+void check_library(const std::string& path, const Manifest& manifest) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw Error(path + ": cannot be read");
+    Sha256 hash;
+    std::uint64_t size = 0;
+    std::vector<char> chunk(std::size_t{1} << 16);
+    while (file.read(chunk.data(), static_cast<std::streamsize>(chunk.size())) || file.gcount() > 0) {
+        hash.add(reinterpret_cast<const std::uint8_t*>(chunk.data()), static_cast<std::size_t>(file.gcount()));
+        size += static_cast<std::uint64_t>(file.gcount());
+    }
+    if (size != manifest.bytes || hash.hex() != manifest.sha256) {
+        throw Error(path + ": is damaged or another one than the manifest says; get the artefact again");
+    }
+}
+
+// ---- tensors --------------------------------------------------------------------------------------------------------
+
+struct AlignedMemory {
+    void AllocData(DLTensor* tensor) {
+        const std::size_t size = (ffi::GetDataSize(*tensor) + kAlignment - 1) / kAlignment * kAlignment;
+        tensor->data = std::aligned_alloc(kAlignment, size);
+        if (tensor->data == nullptr) throw Error("no memory for a canvas of " + std::to_string(size) + " bytes");
+    }
+    void FreeData(DLTensor* tensor) { std::free(tensor->data); }
+};
+
+Array to_array(const ffi::Tensor& tensor, const std::string& where) {
+    const DLTensor* raw = tensor.GetDLTensorPtr();
+    if (raw->dtype.code != kDLFloat || raw->dtype.bits != 32 || raw->dtype.lanes != 1) {
+        throw Error(where + ": expected arrays of float32 from the library");
+    }
+    Array array;
+    array.shape.assign(raw->shape, raw->shape + raw->ndim);
+    std::size_t count = 1;
+    for (const std::int64_t side : array.shape) count *= static_cast<std::size_t>(side);
+    const auto* values = reinterpret_cast<const float*>(static_cast<const char*>(raw->data) + raw->byte_offset);
+    array.values.assign(values, values + count);
+    return array;
+}
+
+}  // namespace
+
+Manifest read_manifest(const std::string& folder) {
+    const std::string path = folder + "/manifest.txt";
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw Error(folder + ": expected an artefact, that is a folder with manifest.txt (unpack a zip first)");
+    Manifest manifest;
+    std::set<std::string> seen;
+    std::size_t bytes = 0;
+    int number = 0;
+    for (std::string text; std::getline(file, text);) {
+        bytes += text.size() + 1;
+        if (bytes > kMaxManifestBytes) throw Error(path + ": is too large to be a manifest");
+        Line line(path + ", line " + std::to_string(++number), text);
+        if (number == 1 && line.key() != "format") line.wrong("format first");
+        if (line.key() != "bucket" && line.key() != "five" && !seen.insert(line.key()).second)
+            line.wrong("the key once");
+        read_line(line, manifest);
+    }
+    check_sense(path, manifest);
+    return manifest;
+}
+
+struct Network::Machine {
+    ffi::Module executable;
+    ffi::Module machine;
+};
+
+Network::Network(const std::string& folder) : manifest_(read_manifest(folder)) {
+    check_machine(folder, manifest_);
+    const std::string path = folder + "/" + manifest_.library;
+    check_library(path, manifest_);
+    try {
+        ffi::Module executable = ffi::Module::LoadFromFile(path);
+        ffi::Module machine = executable->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
+        machine->GetFunction("vm_initialization")
+            .value()(static_cast<int>(kDLCPU), 0, kPooledAllocator, static_cast<int>(kDLCPU), 0, kPooledAllocator);
+        machine_ = std::make_unique<Machine>(Machine{executable, machine});
+    } catch (const std::exception& error) {
+        throw Error(path + ": cannot be loaded: " + error.what());
+    }
+}
+
+Network::~Network() = default;
+Network::Network(Network&&) noexcept = default;
+
+std::vector<Array> Network::run(const Bucket& bucket, const std::vector<Image>& canvases) {
+    const auto pixels = static_cast<std::size_t>(bucket.width) * static_cast<std::size_t>(bucket.height) * 3;
+    if (canvases.size() > static_cast<std::size_t>(bucket.batch)) throw Error(bucket.function + ": too many canvases");
+    const std::string where = manifest_.model + ": " + bucket.function;
+    try {
+        ffi::Tensor input = ffi::Tensor::FromNDAlloc(AlignedMemory(), {bucket.batch, bucket.height, bucket.width, 3},
+                                                     DLDataType{kDLUInt, 8, 1}, DLDevice{kDLCPU, 0});
+        auto* data = static_cast<std::uint8_t*>(input.data_ptr());
+        std::memset(data, 0, pixels * static_cast<std::size_t>(bucket.batch));
+        for (std::size_t i = 0; i < canvases.size(); ++i) {
+            if (canvases[i].width != bucket.width || canvases[i].height != bucket.height) {
+                throw Error(where + ": expected a canvas of another size");
+            }
+            std::memcpy(data + i * pixels, canvases[i].pixels.data(), pixels);
+        }
+        const ffi::Optional<ffi::Function> function = machine_->machine->GetFunction(bucket.function);
+        if (!function.has_value()) throw Error(where + ": the library has no such function");
+        const auto outputs = function.value()(input).cast<ffi::Array<ffi::Tensor>>();
+        std::vector<Array> arrays;
+        for (const ffi::Tensor& output : outputs) {
+            arrays.push_back(to_array(output, where));
+            if (arrays.back().shape.empty() || arrays.back().shape[0] != bucket.batch) {
+                throw Error(where + ": expected a row for each canvas from the library");
+            }
+        }
+        return arrays;
+    } catch (const Error&) {
+        throw;
+    } catch (const std::exception& error) {
+        throw Error(where + " failed: " + error.what());
+    }
+}
+
+void set_threads(int count) {
+    // TVM reads both when it makes its pool of threads, and would pin them to the first cores.
+    setenv("TVM_NUM_THREADS", std::to_string(count).c_str(), 1);
+    setenv("TVM_BIND_THREADS", "0", 0);
+}
+
+}  // namespace gluonface

@@ -1,0 +1,73 @@
+// A compiled artefact: what its manifest.txt says, and its functions.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "image.h"
+
+namespace gluonface {
+
+// One compiled input shape: the function that takes canvases (batch, height, width, 3) of bytes.
+struct Bucket {
+    std::string function;
+    int batch = 0;
+    int height = 0;
+    int width = 0;
+};
+
+// The part of an artefact's manifest that a program needs: a key and its values a line (gluonface writes it beside
+// manifest.json; Manifest.to_lines says what there is).
+struct Manifest {
+    std::string model;
+    std::string task;  // "detection" or "landmarks"
+    std::string architecture;
+    std::string library;
+    std::vector<std::string> features;  // flags of /proc/cpuinfo that the code needs
+    std::vector<Bucket> buckets;
+    int size = 0;             // long side in pixels that the net is meant for
+    double score_thresh = 0;  // of a detector
+    // Of a landmark net: number of points, where the crop has the five points in shares of its side, and the points
+    // whose mean each of the five is.
+    int num_points = 0;
+    std::vector<Point> template_points;
+    std::vector<std::vector<int>> five;
+    std::string sha256;  // of the library
+    std::uint64_t bytes = 0;
+};
+
+// Reads and checks the manifest of the artefact in a folder. Throws Error.
+Manifest read_manifest(const std::string& folder);
+
+// What one function gave: floats, row by row, of a shape whose first axis is the batch.
+struct Array {
+    std::vector<std::int64_t> shape;
+    std::vector<float> values;
+};
+
+// The functions of an artefact. One thread at a time may use a network.
+class Network {
+public:
+    // Loads the artefact in a folder, after its library was found to be what the manifest says. Throws Error.
+    explicit Network(const std::string& folder);
+    ~Network();
+    Network(Network&&) noexcept;
+
+    const Manifest& manifest() const { return manifest_; }
+
+    // Runs the function of a bucket on canvases of its size, at most as many as its batch has; the rest is black.
+    // Throws Error.
+    std::vector<Array> run(const Bucket& bucket, const std::vector<Image>& canvases);
+
+private:
+    struct Machine;
+    Manifest manifest_;
+    std::unique_ptr<Machine> machine_;
+};
+
+// How many threads networks use; call it before the first one runs.
+void set_threads(int count);
+
+}  // namespace gluonface

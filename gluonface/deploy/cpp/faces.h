@@ -1,0 +1,61 @@
+// Faces in photos: a compiled detector, a compiled landmark net, and what they find.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "artifact.h"
+#include "image.h"
+
+namespace gluonface {
+
+// In pixels of the photo.
+struct Face {
+    float x1 = 0, y1 = 0, x2 = 0, y2 = 0;
+    float score = 0;
+    // Left eye, right eye, nose, left and right mouth corner, left being the viewer's; empty where the net gives none.
+    std::vector<Point> five;
+    std::vector<Point> landmarks;
+};
+
+class Detector {
+public:
+    // The artefact in a folder; the threshold of its manifest unless another is given. Throws Error.
+    explicit Detector(const std::string& folder, std::optional<double> score_thresh = std::nullopt);
+
+    const std::string& name() const { return network_.manifest().model; }
+
+    // The faces of a photo, best first. Throws Error.
+    std::vector<Face> operator()(const Image& photo);
+
+private:
+    const Bucket& bucket_for(const Image& photo) const;
+
+    Network network_;
+    double score_thresh_;
+};
+
+class LandmarkNet {
+public:
+    // The artefact in a folder. Throws Error.
+    explicit LandmarkNet(const std::string& folder);
+
+    // Finds the dense landmarks of faces by their five points where they have them, else by their boxes. A face whose
+    // first crop was off by more than 3 % of its side is looked at once more. Throws Error.
+    void operator()(const Image& photo, std::vector<Face>& faces);
+
+private:
+    std::vector<std::vector<Point>> find(const Image& photo, const std::vector<std::vector<Point>>& fives);
+    std::vector<Point> template_points() const;
+    std::vector<Point> five_of(const std::vector<Point>& landmarks) const;
+    double offset(const std::vector<Point>& five, const std::vector<Point>& found) const;
+
+    Network network_;
+};
+
+// The line that `gluonface detect --json` writes for a photo.
+std::string to_json(const std::string& path, const Image& photo, const std::string& model,
+                    const std::vector<Face>& faces);
+
+}  // namespace gluonface

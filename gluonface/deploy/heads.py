@@ -1,0 +1,266 @@
+"""What turns a network's raw predictions into what a user wants, inside the artefact.
+
+Twins of :mod:`gluonface.nn.coder`, :mod:`gluonface.nn.heatmap` and of MXNet's ``box_nms``, written for few faces among
+many anchors: what cannot be a face is not decoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from .._compat import import_optional
+from ..decode import MAX_LOG_SIZE
+
+tvm = import_optional("tvm", "deploy")
+te = import_optional("tvm.te", "deploy")
+relax = import_optional("tvm.relax", "deploy")
+T = import_optional("tvm.script.ir_builder.tirx", "deploy")
+IRBuilder = import_optional("tvm.script.ir_builder", "deploy").IRBuilder
+
+__all__ = ["detections", "soft_argmax"]
+
+# Columns of the small table of whole numbers that a row works with.
+_COUNT, _LEFT, _RIGHT = range(3)
+
+
+def merge_sort(better, order, merged, numbers, row, most: int) -> None:
+    """Sort ``order[row, :numbers[row, 0]]``, stably.
+
+    Parameters
+    ----------
+    better : callable
+        ``better(i, j)``: whether what ``order`` holds as i may stand before j.
+    order, merged, numbers : buffer proxies
+        (B, most) int32, the same as room to work, (B, 3) int32.
+    row : expr
+    most : int
+        That can be there.
+    """
+    for step in range(math.ceil(math.log2(max(most, 2)))):
+        side = 1 << step
+        with T.If(side < numbers[row, _COUNT]), T.Then():
+            with T.serial(0, tvm.tirx.floordiv(numbers[row, _COUNT] + (2 * side - 1), 2 * side)) as block:
+                start = block * (2 * side)
+                middle = tvm.tirx.min(start + side, numbers[row, _COUNT])
+                end = tvm.tirx.min(start + 2 * side, numbers[row, _COUNT])
+                numbers[row, _LEFT], numbers[row, _RIGHT] = start, middle
+                with T.serial(0, end - start) as k:
+                    # An exhausted half is not looked at, but read within bounds.
+                    left = order[row, tvm.tirx.min(numbers[row, _LEFT], middle - 1)]
+                    right = order[row, tvm.tirx.min(numbers[row, _RIGHT], end - 1)]
+                    take_left = tvm.tirx.any(numbers[row, _RIGHT] >= end, better(left, right))
+                    with T.If(tvm.tirx.all(numbers[row, _LEFT] < middle, take_left)):
+                        with T.Then():
+                            merged[row, start + k] = order[row, numbers[row, _LEFT]]
+                            numbers[row, _LEFT] = numbers[row, _LEFT] + 1
+                        with T.Else():
+                            merged[row, start + k] = order[row, numbers[row, _RIGHT]]
+                            numbers[row, _RIGHT] = numbers[row, _RIGHT] + 1
+            with T.serial(0, numbers[row, _COUNT]) as j:
+                order[row, j] = merged[row, j]
+
+
+@contextlib.contextmanager
+def _each(count: int, gpu: bool, threads: int = 1) -> Iterator[tuple]:
+    """Run what follows for every image: on a core each, or on a GPU's block each with so many threads.
+
+    Gives the image's number and the thread's.
+    """
+    if gpu:
+        with T.thread_binding(0, count, "blockIdx.x") as image, T.thread_binding(0, threads, "threadIdx.x") as thread:
+            yield image, thread
+    else:
+        with T.parallel(0, count) as image:
+            yield image, None
+
+
+def detections(
+    e,
+    cls_preds,
+    box_preds,
+    landmark_preds,
+    anchors: np.ndarray,
+    *,
+    nms_thresh: float,
+    nms_topk: int,
+    post_nms: int,
+    score_thresh: float,
+):
+    """Decoding, choice and non-maximum suppression of anchors; as `gluonface.model_zoo.detector.FaceDetector` does it.
+
+    Parameters
+    ----------
+    e : Emitter
+    cls_preds, box_preds, landmark_preds : relax.Expr
+        (B, N, 2) logits of background and face, (B, N, 4), (B, N, 2K).
+    anchors : (N, 4) array
+        xyxy in pixels of the canvas.
+    nms_thresh, nms_topk, post_nms, score_thresh
+        See ``FaceDetector.set_nms``.
+
+    Returns
+    -------
+    list of relax.Expr
+        scores (B, n), bboxes (B, n, 4), landmarks (B, n, 2K), best first, filled up with -1.
+    """
+    batch, count, width = (int(side) for side in landmark_preds.ty.shape)
+    limit = count if nms_topk < 0 else min(nms_topk, count)
+    most = limit if post_nms <= 0 else min(post_nms, limit)
+    given = count if post_nms <= 0 else min(post_nms, count)
+    suppress = 0 < nms_thresh < 1
+    # x, y of the centre and the side.
+    low, high = anchors[:, :2], anchors[:, 2:]
+    table = np.concatenate([(low + high) / 2, high[:, :1] - low[:, :1]], axis=1).astype(np.float32)
+    # p > t where the logit is above log(t / (1 - t)); a little less, and what is left is decided on p itself.
+    least = -math.inf if score_thresh <= 0 else math.log(score_thresh / (1 - score_thresh)) - 1e-3
+
+    def generate(ins, outs):
+        with IRBuilder() as builder:
+            cls, box, landmark, anchor = (T.buffer_proxy(b) for b in ins)
+            scores, boxes, points, found, order, merged, kept, areas, numbers = (T.buffer_proxy(b) for b in outs)
+            with _each(batch, e.gpu) as (r, _):
+                numbers[r, _COUNT] = T.int32(0)
+                with T.serial(0, count) as j:
+                    logit = cls[r, j, 1] - cls[r, j, 0]
+                    likely = logit > T.float32(least) if math.isfinite(least) else tvm.tirx.const(True)
+                    with T.If(likely), T.Then():
+                        found[r, j] = T.float32(1) / (T.float32(1) + tvm.tirx.exp(T.float32(0) - logit))
+                        with T.If(found[r, j] > T.float32(score_thresh)), T.Then():
+                            order[r, numbers[r, _COUNT]] = j
+                            numbers[r, _COUNT] = numbers[r, _COUNT] + 1
+                merge_sort(lambda i, j: found[r, i] >= found[r, j], order, merged, numbers, r, count)
+                # From here on numbers[r, _LEFT] is how many stay, and merged holds their anchors.
+                numbers[r, _LEFT] = T.int32(0)
+                looked_at = tvm.tirx.min(numbers[r, _COUNT], limit)
+                with T.serial(0, looked_at) as i, T.If(numbers[r, _LEFT] < most), T.Then():
+                    place = order[r, i]
+                    slot = numbers[r, _LEFT]
+                    for axis in range(2):
+                        centre = box[r, place, axis] * anchor[place, 2] + anchor[place, axis]
+                        size = tvm.tirx.exp(tvm.tirx.min(box[r, place, axis + 2], T.float32(MAX_LOG_SIZE)))
+                        half = size * (anchor[place, 2] / T.float32(2))
+                        kept[r, slot, axis] = centre - half
+                        kept[r, slot, axis + 2] = centre + half
+                    areas[r, slot] = tvm.tirx.max(kept[r, slot, 2] - kept[r, slot, 0], T.float32(0)) * tvm.tirx.max(
+                        kept[r, slot, 3] - kept[r, slot, 1], T.float32(0)
+                    )
+                    numbers[r, _RIGHT] = T.int32(1)
+                    if suppress:
+                        with T.serial(0, numbers[r, _LEFT]) as k, T.If(numbers[r, _RIGHT] == 1), T.Then():
+                            common = T.float32(1)
+                            for axis in range(2):
+                                common = common * tvm.tirx.max(
+                                    tvm.tirx.min(kept[r, slot, axis + 2], kept[r, k, axis + 2])
+                                    - tvm.tirx.max(kept[r, slot, axis], kept[r, k, axis]),
+                                    T.float32(0),
+                                )
+                            overlap = common / (areas[r, slot] + areas[r, k] - common)
+                            with T.If(overlap > T.float32(nms_thresh)), T.Then():
+                                numbers[r, _RIGHT] = T.int32(0)
+                    with T.If(numbers[r, _RIGHT] == 1), T.Then():
+                        merged[r, slot] = place
+                        numbers[r, _LEFT] = numbers[r, _LEFT] + 1
+                with T.serial(0, given) as i, T.If(i < numbers[r, _LEFT]):
+                    with T.Then():
+                        place = merged[r, i]
+                        scores[r, i] = found[r, place]
+                        with T.serial(0, 4) as k:
+                            boxes[r, i, k] = kept[r, i, k]
+                        with T.serial(0, width) as k:
+                            points[r, i, k] = (
+                                landmark[r, place, k] * anchor[place, 2] + anchor[place, tvm.tirx.floormod(k, 2)]
+                            )
+                    with T.Else():
+                        scores[r, i] = T.float32(-1)
+                        with T.serial(0, 4) as k:
+                            boxes[r, i, k] = T.float32(-1)
+                        with T.serial(0, width) as k:
+                            points[r, i, k] = T.float32(-1)
+            return builder.get()
+
+    shapes = [(batch, given), (batch, given, 4), (batch, given, width)]
+    room = [(batch, count)] * 3 + [(batch, most + 1, 4), (batch, most + 1), (batch, 3)]
+    types = ["float32"] * 4 + ["int32"] * 2 + ["float32"] * 2 + ["int32"]
+
+    def compute(*tensors):
+        return te.extern([*shapes, *room], list(tensors), generate, dtype=types, name="detections")
+
+    found = e.te(compute, cls_preds, box_preds, landmark_preds, e.constant(table), name="detections")
+    return [e.call(relax.TupleGetItem(found, k)) for k in range(3)]
+
+
+def soft_argmax(e, maps, beta: float, stride: float):
+    """The mean place of each map under a softmax, and its highest value; twin of `gluonface.nn.heatmap.SoftArgmax`.
+
+    Parameters
+    ----------
+    e : Emitter
+    maps : relax.Expr
+        (B, h, w, K).
+    beta : float
+        What the maps are multiplied with.
+    stride : float
+        Pixels a cell.
+
+    Returns
+    -------
+    list of relax.Expr
+        landmarks (B, K, 2) in pixels, scores (B, K).
+    """
+    batch, height, width, points = (int(side) for side in maps.ty.shape)
+
+    def generate(ins, outs):
+        with IRBuilder() as builder:
+            data = T.buffer_proxy(ins[0])
+            places, highest, total, sum_x, sum_y, part = (T.buffer_proxy(b) for b in outs)
+            with _each(batch, e.gpu, points) as (r, thread):
+
+                def each_point():
+                    # On a processor the innermost loop, which becomes vectors; on a GPU a thread each.
+                    return contextlib.nullcontext(thread) if e.gpu else T.serial(0, points)
+
+                with each_point() as k:
+                    highest[r, k] = data[r, 0, 0, k]
+                    total[r, k] = T.float32(0)
+                    sum_x[r, k] = T.float32(0)
+                    sum_y[r, k] = T.float32(0)
+                with T.serial(0, height) as y, T.serial(0, width) as x, each_point() as k:
+                    highest[r, k] = tvm.tirx.max(highest[r, k], data[r, y, x, k])
+                with T.serial(0, height) as y, T.serial(0, width) as x:
+                    with each_point() as k:
+                        part[r, k] = _exp(T.float32(beta) * (data[r, y, x, k] - highest[r, k]))
+                    with each_point() as k:
+                        total[r, k] = total[r, k] + part[r, k]
+                        sum_x[r, k] = sum_x[r, k] + part[r, k] * (tvm.tirx.Cast("float32", x) + T.float32(0.5))
+                        sum_y[r, k] = sum_y[r, k] + part[r, k] * (tvm.tirx.Cast("float32", y) + T.float32(0.5))
+                with each_point() as k:
+                    places[r, k, 0] = sum_x[r, k] / total[r, k] * T.float32(stride)
+                    places[r, k, 1] = sum_y[r, k] / total[r, k] * T.float32(stride)
+            return builder.get()
+
+    def compute(data):
+        shapes = [(batch, points, 2)] + [(batch, points)] * 5
+        return te.extern(shapes, [data], generate, dtype=["float32"] * 6, name="soft_argmax")
+
+    found = e.te(compute, maps, name="soft_argmax")
+    return [e.call(relax.TupleGetItem(found, k)) for k in range(2)]
+
+
+def _exp(x):
+    """e^x for x <= 0 that becomes vector instructions: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
+
+    The polynomial is the Taylor series to the seventh power, whose remainder there is below 1e-8 of the value.
+    """
+    x = tvm.tirx.max(x, T.float32(-87))
+    whole = tvm.tirx.floor(x * T.float32(1 / math.log(2)) + T.float32(0.5))
+    # ln 2 in two parts, so that the product with the first is exact.
+    rest = x - whole * T.float32(0.693359375) - whole * T.float32(math.log(2) - 0.693359375)
+    value = T.float32(1 / math.factorial(7))
+    for power in range(6, -1, -1):
+        value = value * rest + T.float32(1 / math.factorial(power))
+    bits = tvm.tirx.Cast("int32", whole + T.float32(127)) << tvm.tirx.const(23, "int32")
+    return value * tvm.tirx.reinterpret("float32", bits)

@@ -1,0 +1,281 @@
+"""Schedules of the kernels, by rule and by knobs that can be tuned.
+
+A convolution's output is cut into tiles that stay in registers while everything is summed up: some places along a row
+by some vectors of channels. Every weight vector that is loaded serves all places of the tile, and every input number
+all its vectors. What follows the convolution (bias, residual, activation) is done on the tile before it is written, and
+its input is padded a few rows at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._compat import import_optional
+
+tvm = import_optional("tvm", "deploy")
+s_tir = import_optional("tvm.s_tir", "deploy")
+
+__all__ = [
+    "Knobs",
+    "Tile",
+    "candidates",
+    "is_written_by_hand",
+    "schedule",
+    "schedule_plain",
+    "schedule_tile",
+    "signature",
+    "tile_of",
+]
+
+#: Blocks that a tile is laid on: their names begin so, as `gluonface.deploy.convolution` gives them.
+TILED = ("convolution", "deconvolution", "depthwise")
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """How a tile is laid.
+
+    Attributes
+    ----------
+    places : int
+        Of a row in a tile.
+    vectors : int
+        Channel blocks in a tile.
+    order : {"block", "row", "tile"}
+        Which loop the channel blocks are: the outermost, inside a row, or inside a tile of places.
+    rows : int
+        That are padded together.
+    """
+
+    places: int
+    vectors: int
+    order: str = "row"
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a kernel leaves to choose.
+
+    Attributes
+    ----------
+    kind : str
+        One of `TILED`.
+    rows, places, filters : int
+        Extents of the output: rows of the map (of a phase), places in a row, channels.
+    block : int
+        Channels in a block.
+    reach : int
+        Kernel places that are summed up, without the channels.
+    padded : bool
+        Whether the input is padded.
+    """
+
+    kind: str
+    rows: int
+    places: int
+    filters: int
+    block: int
+    reach: int
+    padded: bool
+
+
+def _blocks(sch):
+    """Blocks of a function in order, by name; none where it was written by hand."""
+    try:
+        root = sch.get_sblock("root")
+    except s_tir.ScheduleError:
+        return {}
+    return {sch.get(block).name_hint: block for block in sch.get_child_blocks(root)}
+
+
+def is_written_by_hand(function) -> bool:
+    """Whether a function has no blocks to schedule, as those of `gluonface.deploy.heads`."""
+    return not _blocks(s_tir.Schedule(function))
+
+
+def _anchor_name(names) -> str | None:
+    return next((name for name in names if name.rstrip("0123456789_") in TILED), None)
+
+
+def tile_of(function) -> Tile | None:
+    """The tile of a function's main block; None for functions without one."""
+    sch = s_tir.Schedule(function)
+    blocks = _blocks(sch)
+    name = _anchor_name(blocks)
+    if name is None:
+        return None
+    block = sch.get(blocks[name])
+    extents = [int(var.dom.extent) for var in block.iter_vars]
+    kind = name.rstrip("0123456789_")
+    spatial = 6 if kind == "deconvolution" else 4
+    filters = extents[spatial - 1]
+    if kind == "depthwise":
+        lanes, reach = next((n for n in (16, 8, 4, 2) if filters % n == 0), 1), extents[4] * extents[5]
+    else:
+        weight = block.reads[-1].source
+        lanes, reach = int(weight.ty.shape[-1]), extents[spatial] * extents[spatial + 1]
+    return Tile(
+        kind, extents[1], extents[3 if spatial == 6 else 2], filters, lanes, reach, any("padded" in n for n in blocks)
+    )
+
+
+def candidates(tile: Tile, lanes: int, registers: int) -> list[Knobs]:
+    """Knobs worth trying, the rule's own choice first.
+
+    Parameters
+    ----------
+    tile : Tile
+    lanes, registers : int
+        float32 numbers in a vector register, and how many there are.
+    """
+    per_block = -(-tile.block // lanes)
+    blocks = tile.filters // tile.block
+    # Sums, one block of weights and the input number that is being multiplied share the registers.
+    room = registers - 2 if registers > 16 else registers - 3
+    found = []
+    for vectors in (1, 2, 3, 4, 6, 8):
+        if blocks % vectors:
+            continue
+        for places in range(1, min(tile.places, 32) + 1):
+            if tile.places % places or places * vectors * per_block > room:
+                continue
+            sums, loads = places * vectors * per_block, places + vectors * per_block
+            # Depthwise, a weight serves one sum a place, and short tiles of one block do best.
+            worth = -abs(places - 8) - 8 * vectors if tile.kind == "depthwise" else sums / loads
+            found.append((worth, places, vectors))
+    found.sort(reverse=True)
+    orders = ("row", "block", "tile") if blocks > 1 else ("row",)
+    if tile.kind == "depthwise" and blocks > 1:
+        orders = ("block", "row", "tile")
+    rows = [r for r in (1, 2, 4, 8) if tile.rows % r == 0] if tile.padded else [1]
+    result = []
+    for _, places, vectors in found[:4]:
+        for order in orders:
+            for r in rows if order != "block" else (1,):
+                result.append(Knobs(places, vectors, order, r))
+    return result
+
+
+def schedule(function, knobs: Knobs, *, parallel: bool = True):
+    """A schedule of a function whose `tile_of` is not None.
+
+    Returns
+    -------
+    tvm.s_tir.Schedule
+    """
+    sch = s_tir.Schedule(function)
+    names = list(blocks := _blocks(sch))
+    name = _anchor_name(names)
+    anchor = blocks[name]
+    tile = tile_of(function)
+    after = names[names.index(name) + 1 :]
+    # A depthwise convolution reads every number too few times for a padded copy to be worth while.
+    before = [n for n in names[: names.index(name)] if "padded" not in n or tile.kind == "depthwise"]
+    for n in (*before, *after[:-1]):
+        sch.compute_inline(blocks[n])
+    out = blocks[after[-1]] if after else sch.cache_write(anchor, 0, "global")
+    spatial = 6 if tile.kind == "deconvolution" else 4
+
+    loops = sch.get_loops(out)
+    n, f = loops[0], loops[-1]
+    fo, fv, fl = sch.split(f, [None, knobs.vectors, tile.block])
+    if spatial == 6:
+        _, i, a, j, b, _ = loops
+        rows, x = [i], j
+        phases = [a, b]
+    else:
+        _, i, x, _ = loops
+        rows, phases = [i], []
+    if knobs.rows > 1:
+        rows = list(sch.split(i, [None, knobs.rows]))
+    xo, xi = sch.split(x, [None, knobs.places])
+    order = {
+        "block": [n, fo, *phases, *rows, xo],
+        "row": [n, rows[0], *phases, fo, *rows[1:], xo],
+        "tile": [n, rows[0], *phases, *rows[1:], xo, fo],
+    }[knobs.order]
+    sch.reorder(*order, xi, fv, fl)
+
+    sch.compute_at(anchor, order[-1], preserve_unit_loops=True)
+    reduced = len(sch.get(anchor).iter_vars) - spatial
+    own = sch.get_loops(anchor)[-(spatial + reduced) :]
+    taps = own[spatial:]
+    place, channel = own[3 if spatial == 6 else 2], own[spatial - 1]
+    vector, lane = sch.split(channel, [None, tile.block])
+    sch.reorder(*taps, place, vector, lane)
+    sch.vectorize(lane)
+    sch.unroll(vector)
+    sch.unroll(place)
+    if tile.kind == "depthwise":
+        for tap in taps:
+            sch.unroll(tap)
+    sch.vectorize(fl)
+    sch.unroll(fv)
+    sch.unroll(xi)
+
+    padded = next((blocks[m] for m in names if "padded" in m and m not in before), None)
+    if padded is not None:
+        if knobs.order != "block" and spatial == 4:
+            sch.compute_at(padded, order[1], preserve_unit_loops=True)
+        elif parallel:
+            sch.parallel(sch.fuse(*sch.get_loops(padded)[:2]))
+        channel = sch.get_loops(padded)[-1]
+        extent = int(sch.get(channel).extent)
+        lanes = next((lanes for lanes in (16, 8, 4) if extent % lanes == 0), None)
+        if lanes:
+            sch.vectorize(sch.split(channel, [None, lanes])[1])
+    if parallel:
+        sch.parallel(sch.fuse(*order[:2]))
+    # Last, since the loops around a reduction in two parts are not seen to be independent any more.
+    first = sch.decompose_reduction(anchor, taps[0])
+    for loop, kind in zip(sch.get_loops(first)[-3:], (sch.unroll, sch.unroll, sch.vectorize)):
+        kind(loop)
+    return sch
+
+
+def schedule_tile(function, tile: Tile, knobs: Knobs | None, lanes: int, registers: int):
+    """The function, scheduled with knobs or, with None, by the rule."""
+    if knobs is None:
+        knobs = candidates(tile, lanes, registers)[0]
+    return next(iter(schedule(function, knobs).mod.functions.values()))
+
+
+def signature(function) -> str:
+    """What a tiled kernel computes, in a word and extents: "convolution out1x60x80x64 sum3x3x64 in1x60x80x64"."""
+    sch = s_tir.Schedule(function)
+    blocks = _blocks(sch)
+    name = _anchor_name(blocks)
+    block = sch.get(blocks[name])
+    kind = name.rstrip("0123456789_")
+    extents = [int(var.dom.extent) for var in block.iter_vars]
+    spatial = 6 if kind == "deconvolution" else 4
+    source = tuple(int(side) for side in function.params[0].ty.shape)
+    parts = (("out", extents[:spatial]), ("sum", extents[spatial:]), ("in", source))
+    return " ".join([kind, *(word + "x".join(map(str, sides)) for word, sides in parts)])
+
+
+def schedule_plain(function):
+    """A function without a tile, scheduled simply: all in one pass where that goes, its outer loops over the cores."""
+    sch = s_tir.Schedule(function)
+    blocks = list(_blocks(sch).values())
+    if not blocks:
+        return function
+    for block in blocks[:-1]:
+        try:
+            sch.compute_inline(block)
+        except s_tir.ScheduleError:  # a reduction, or written in parts
+            continue
+    for block in _blocks(sch).values():
+        loops = sch.get_loops(block)
+        spatial = []
+        for loop, var in zip(loops, sch.get(block).iter_vars):
+            if int(var.iter_type) != 0:
+                break
+            spatial.append(loop)
+        if len(spatial) > 1:
+            try:
+                sch.parallel(sch.fuse(*spatial[:-1]))
+            except s_tir.ScheduleError:
+                continue
+    return next(iter(sch.mod.functions.values()))
