@@ -86,6 +86,8 @@ def convolution(
         (side + 2 * p - d * (k - 1) - 1) // s + 1
         for side, p, d, k, s in zip((height, width), pad, dilate, (kernel_h, kernel_w), stride)
     )
+    if subtract is None and suits_winograd(weight, (out_h, out_w), stride, pad, dilate):
+        return winograd(e, x, weight, bias)
     block = block_of(filters)
     packed = pack(weight.transpose(2, 3, 1, 0), block)
     stored = packed.shape[0] * block
@@ -110,6 +112,88 @@ def convolution(
 
     off = [] if subtract is None else [e.constant(subtract.astype(np.float32))]
     result = e.te(compute, x, e.constant(packed), *off, name="convolution")
+    return _finish(e, result, bias, filters, stored)
+
+
+#: Transforms of Winograd's F(2x2, 3x3) for the input, the kernel and the output (Lavin and Gray 2016, section 4.1).
+#: Every row of the input's takes two numbers: one added to, or taken off, another.
+_FIRST, _SECOND, _SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
+_KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
+
+def suits_winograd(weight: np.ndarray, out_hw: Sequence[int], stride, pad, dilate) -> bool:
+    """Whether `winograd` is worth while: enough channels and tiles to make up for its transforms."""
+    filters, channels = weight.shape[:2]
+    tiles = -(-out_hw[0] // 2) * -(-out_hw[1] // 2)
+    fits = weight.shape[2:] == (3, 3) and set(stride) == set(dilate) == set(pad) == {1}
+    return fits and channels >= 32 and filters >= 16 and tiles >= 48
+
+
+def _chosen(index, values: Sequence[int]):
+    """``values[index]`` as an expression that unrolling turns into a number."""
+    result = tvm.tirx.const(values[-1], "int64")
+    for place in range(len(values) - 2, -1, -1):
+        result = tvm.tirx.Select(index == place, tvm.tirx.const(values[place], "int64"), result)
+    return result
+
+
+def winograd(e, x, weight: np.ndarray, bias: np.ndarray | None):
+    """A 3x3 convolution of stride 1 and padding 1 by Winograd's F(2x2, 3x3): 16 products where there were 36.
+
+    Every tile of 2x2 places of the result takes 4x4 of the input, transformed to 16 numbers a channel; each of the 16
+    is summed over the channels on its own, and the 16 sums are transformed back. Parameters and result are those of
+    `convolution`.
+    """
+    batch, height, width, channels = _shape(x)
+    filters = weight.shape[0]
+    rows, columns = -(-height // 2), -(-width // 2)
+    block = block_of(filters)
+    transformed = np.einsum("ai,fcij,bj->abcf", _KERNEL_TRANSFORM, weight.astype(np.float64), _KERNEL_TRANSFORM)
+    packed = pack(transformed, block)
+    stored = packed.shape[0] * block
+
+    def compute(data, kernel):
+        after = (2 * rows + 1 - height, 2 * columns + 1 - width)
+        padded = topi.nn.pad(data, [0, 1, 1, 0], [0, *after, 0], name="padded")
+
+        def taken(n, i, j, c, ty, tx):
+            return padded[n, 2 * ty + i, 2 * tx + j, c]
+
+        def to_16(n, ty, a, b, tx, c):
+            sign_a, sign_b = (_chosen(index, _SIGN).astype("float32") for index in (a, b))
+            i, k = _chosen(a, _FIRST), _chosen(a, _SECOND)
+            j, m = _chosen(b, _FIRST), _chosen(b, _SECOND)
+            upper = taken(n, i, j, c, ty, tx) + sign_b * taken(n, i, m, c, ty, tx)
+            return upper + sign_a * (taken(n, k, j, c, ty, tx) + sign_b * taken(n, k, m, c, ty, tx))
+
+        sixteen = te.compute((batch, rows, 4, 4, columns, channels), to_16, name="transformed")
+        c = te.reduce_axis((0, channels), "c")
+        sums = te.compute(
+            (batch, rows, 4, 4, columns, stored),
+            lambda n, ty, a, b, tx, f: te.sum(
+                sixteen[n, ty, a, b, tx, c] * kernel[f // block, a, b, c, f % block], axis=[c]
+            ),
+            name="winograd",
+        )
+
+        def back(n, y, x_, f):
+            ty, dy, tx, dx = (part for v in (y, x_) for part in (tvm.tirx.floordiv(v, 2), tvm.tirx.floormod(v, 2)))
+            total = None
+            for i in range(3):
+                for j in range(3):
+                    term = sums[n, ty, dy + i, dx + j, tx, f]
+                    for offset, phase in ((i, dy), (j, dx)):
+                        if offset:
+                            term = term * tvm.tirx.Select(
+                                phase == 0, tvm.tirx.const(1, "float32"), tvm.tirx.const(-1, "float32")
+                            )
+                    total = term if total is None else total + term
+            return total
+
+        return te.compute((batch, height, width, stored), back, name="gathered")
+
+    # The last step reads many sums a number, but only of its own tile: what follows may join it.
+    result = e.te(compute, x, e.constant(packed), name="winograd", primfunc_attrs={"op_pattern": 4})
     return _finish(e, result, bias, filters, stored)
 
 

@@ -27,8 +27,9 @@ __all__ = [
     "tile_of",
 ]
 
-#: Blocks that a tile is laid on: their names begin so, as `gluonface.deploy.convolution` gives them.
-TILED = ("convolution", "deconvolution", "depthwise")
+#: Blocks that a tile is laid on, by the name that `gluonface.deploy.convolution` gives them -> number of output axes,
+#: and which of them is the row and the place in a row; the channels are the last.
+TILED = {"convolution": (4, 1, 2), "depthwise": (4, 1, 2), "deconvolution": (6, 1, 3), "winograd": (6, 1, 4)}
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,6 @@ class Tile:
         Extents of the output: rows of the map (of a phase), places in a row, channels.
     block : int
         Channels in a block.
-    reach : int
-        Kernel places that are summed up, without the channels.
     padded : bool
         Whether the input is padded.
     """
@@ -76,7 +75,6 @@ class Tile:
     places: int
     filters: int
     block: int
-    reach: int
     padded: bool
 
 
@@ -108,16 +106,13 @@ def tile_of(function) -> Tile | None:
     block = sch.get(blocks[name])
     extents = [int(var.dom.extent) for var in block.iter_vars]
     kind = name.rstrip("0123456789_")
-    spatial = 6 if kind == "deconvolution" else 4
+    spatial, row, place = TILED[kind]
     filters = extents[spatial - 1]
     if kind == "depthwise":
-        lanes, reach = next((n for n in (16, 8, 4, 2) if filters % n == 0), 1), extents[4] * extents[5]
+        lanes = next((n for n in (16, 8, 4, 2) if filters % n == 0), 1)
     else:
-        weight = block.reads[-1].source
-        lanes, reach = int(weight.ty.shape[-1]), extents[spatial] * extents[spatial + 1]
-    return Tile(
-        kind, extents[1], extents[3 if spatial == 6 else 2], filters, lanes, reach, any("padded" in n for n in blocks)
-    )
+        lanes = int(block.reads[-1].source.ty.shape[-1])  # of the packed weights
+    return Tile(kind, extents[row], extents[place], filters, lanes, any("padded" in n for n in blocks))
 
 
 def candidates(tile: Tile, lanes: int, registers: int) -> list[Knobs]:
@@ -148,7 +143,9 @@ def candidates(tile: Tile, lanes: int, registers: int) -> list[Knobs]:
     orders = ("row", "block", "tile") if blocks > 1 else ("row",)
     if tile.kind == "depthwise" and blocks > 1:
         orders = ("block", "row", "tile")
-    rows = [r for r in (1, 2, 4, 8) if tile.rows % r == 0] if tile.padded else [1]
+    if tile.kind == "winograd":
+        orders = ("row", "tile") if blocks > 1 else ("row",)
+    rows = [r for r in (1, 2, 4, 8) if tile.rows % r == 0] if tile.padded and tile.kind != "winograd" else [1]
     result = []
     for _, places, vectors in found[:4]:
         for order in orders:
@@ -164,18 +161,20 @@ def schedule(function, knobs: Knobs, *, parallel: bool = True):
     -------
     tvm.s_tir.Schedule
     """
+    tile = tile_of(function)
+    if tile.kind == "winograd":
+        return _schedule_winograd(function, tile, knobs, parallel)
     sch = s_tir.Schedule(function)
     names = list(blocks := _blocks(sch))
     name = _anchor_name(names)
     anchor = blocks[name]
-    tile = tile_of(function)
     after = names[names.index(name) + 1 :]
     # A depthwise convolution reads every number too few times for a padded copy to be worth while.
     before = [n for n in names[: names.index(name)] if "padded" not in n or tile.kind == "depthwise"]
     for n in (*before, *after[:-1]):
         sch.compute_inline(blocks[n])
     out = blocks[after[-1]] if after else sch.cache_write(anchor, 0, "global")
-    spatial = 6 if tile.kind == "deconvolution" else 4
+    spatial, _, place_axis = TILED[tile.kind]
 
     loops = sch.get_loops(out)
     n, f = loops[0], loops[-1]
@@ -201,7 +200,7 @@ def schedule(function, knobs: Knobs, *, parallel: bool = True):
     reduced = len(sch.get(anchor).iter_vars) - spatial
     own = sch.get_loops(anchor)[-(spatial + reduced) :]
     taps = own[spatial:]
-    place, channel = own[3 if spatial == 6 else 2], own[spatial - 1]
+    place, channel = own[place_axis], own[spatial - 1]
     vector, lane = sch.split(channel, [None, tile.block])
     sch.reorder(*taps, place, vector, lane)
     sch.vectorize(lane)
@@ -234,6 +233,58 @@ def schedule(function, knobs: Knobs, *, parallel: bool = True):
     return sch
 
 
+def _schedule_winograd(function, tile: Tile, knobs: Knobs, parallel: bool):
+    """A row of tiles at a time, from the padded input to the result: all that lies between stays in the cache."""
+    sch = s_tir.Schedule(function)
+    names = list(blocks := _blocks(sch))
+    anchor_name = _anchor_name(names)
+    anchor = blocks[anchor_name]
+    for name in names[names.index(anchor_name) + 1 : -1]:
+        sch.compute_inline(blocks[name])
+    out = blocks[names[-1]]
+
+    image, y, x, f = sch.get_loops(out)
+    row, dy = sch.split(y, [None, 2])
+    place, dx = sch.split(x, [None, 2])
+    block, lane = sch.split(f, [None, tile.block])
+    sch.reorder(image, row, place, block, dy, dx, lane)
+    for name in (anchor_name, "transformed", "padded"):
+        sch.compute_at(blocks[name], row, preserve_unit_loops=True)
+
+    *_, a, b, place, channel, summed = sch.get_loops(anchor)
+    outer, places = sch.split(place, [None, knobs.places])
+    blocks_outer, vectors, lanes = sch.split(channel, [None, knobs.vectors, tile.block])
+    tiles = [blocks_outer, outer] if knobs.order == "row" else [outer, blocks_outer]
+    sch.reorder(a, b, *tiles, summed, places, vectors, lanes)
+    sch.vectorize(lanes)
+    sch.unroll(vectors)
+    sch.unroll(places)
+
+    *_, a, b, place, channel = sch.get_loops(blocks["transformed"])
+    outer, lanes = _vector_of(sch, channel)
+    sch.reorder(place, outer, a, b, lanes)
+    sch.unroll(a)
+    sch.unroll(b)
+    sch.vectorize(lanes)
+    sch.vectorize(_vector_of(sch, sch.get_loops(blocks["padded"])[-1])[1])
+
+    sch.vectorize(lane)
+    sch.unroll(dx)
+    sch.unroll(dy)
+    if parallel:
+        sch.parallel(sch.fuse(image, row))
+    first = sch.decompose_reduction(anchor, summed)
+    for loop, kind in zip(sch.get_loops(first)[-3:], (sch.unroll, sch.unroll, sch.vectorize)):
+        kind(loop)
+    return sch
+
+
+def _vector_of(sch, loop) -> list:
+    """A loop cut into vectors of at most 16 that divide it."""
+    extent = int(sch.get(loop).extent)
+    return sch.split(loop, [None, next(lanes for lanes in (16, 8, 4, 2, 1) if extent % lanes == 0)])
+
+
 def schedule_tile(function, tile: Tile, knobs: Knobs | None, lanes: int, registers: int):
     """The function, scheduled with knobs or, with None, by the rule."""
     if knobs is None:
@@ -249,7 +300,7 @@ def signature(function) -> str:
     block = sch.get(blocks[name])
     kind = name.rstrip("0123456789_")
     extents = [int(var.dom.extent) for var in block.iter_vars]
-    spatial = 6 if kind == "deconvolution" else 4
+    spatial = TILED[kind][0]
     source = tuple(int(side) for side in function.params[0].ty.shape)
     parts = (("out", extents[:spatial]), ("sum", extents[spatial:]), ("in", source))
     return " ".join([kind, *(word + "x".join(map(str, sides)) for word, sides in parts)])

@@ -64,6 +64,8 @@ CONVOLUTIONS = {
     "1x1": ((1, 16, 6, 8), (32, 1), (1, 1), (0, 0), (1, 1)),
     "3x3 of stride 2, channels that fill no block": ((2, 3, 13, 12), (20, 3), (2, 2), (1, 1), (1, 1)),
     "3x3 dilated": ((1, 8, 10, 9), (16, 3), (1, 1), (2, 2), (2, 2)),
+    "3x3 by Winograd": ((2, 32, 16, 12), (24, 3), (1, 1), (1, 1), (1, 1)),
+    "3x3 by Winograd, of odd sides": ((1, 48, 15, 13), (32, 3), (1, 1), (1, 1), (1, 1)),
     "5x5 of a map narrower than a tile": ((1, 4, 7, 5), (24, 5), (1, 1), (2, 2), (1, 1)),
 }
 
@@ -81,7 +83,8 @@ def test_a_convolution_is_that_of_mxnet(name):
     ).asnumpy()  # fmt: skip
     settings = {"stride": stride, "pad": pad, "dilate": dilate}
     module = module_of(lambda e, v: convolution.convolution(e, v, weight, bias, **settings), last(x).shape)
-    assert np.abs(first(run(scheduled(module), last(x))) - expected).max() < 1e-4
+    assert (schedules.tile_of(kernel(module)).kind == "winograd") == ("Winograd" in name)
+    assert np.abs(first(run(scheduled(module), last(x))) - expected).max() < 1e-4 * max(1, np.abs(expected).max() / 10)
 
 
 def test_a_canvas_of_bytes_is_shifted_before_it_is_padded():
@@ -132,17 +135,17 @@ def test_a_deconvolution_by_phase_is_that_of_mxnet(kernel_side, stride, pad, adj
     assert np.abs(first(run(module, last(x))) - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["convolution", "depthwise", "deconvolution"])
+@pytest.mark.parametrize("kind", ["convolution", "depthwise", "deconvolution", "winograd"])
 def test_every_schedule_gives_the_same_numbers(kind):
     rng = np.random.default_rng(4)
-    x = rng.normal(size=(2, 4, 8, 32)).astype(np.float32)
+    x = rng.normal(size=(2, 12 if kind == "winograd" else 4, 16 if kind == "winograd" else 8, 32)).astype(np.float32)
 
     def emit(e, v):
         bias = np.arange(32) / 32
         if kind == "depthwise":
             weight = np.random.default_rng(5).normal(size=(32, 1, 3, 3))
             result = convolution.depthwise(e, v, weight, bias, stride=(1, 1), pad=(1, 1))
-        elif kind == "convolution":
+        elif kind in ("convolution", "winograd"):
             weight = np.random.default_rng(5).normal(size=(32, 32, 3, 3))
             result = convolution.convolution(e, v, weight, bias, stride=(1, 1), pad=(1, 1))
         else:
@@ -153,9 +156,10 @@ def test_every_schedule_gives_the_same_numbers(kind):
 
     module = module_of(emit, x.shape)
     tile = schedules.tile_of(kernel(module))
+    assert tile.kind == kind
     expected = run(module, x)
     tried = schedules.candidates(tile, 8, 16)
-    assert {knobs.order for knobs in tried} == {"row", "block", "tile"}
+    assert {knobs.order for knobs in tried} == ({"row", "tile"} if kind == "winograd" else {"row", "block", "tile"})
     for knobs in tried[:: max(1, len(tried) // 5)]:
         assert np.abs(run(scheduled(module, knobs), x) - expected).max() < 1e-3, knobs
 

@@ -16,7 +16,7 @@ MACHINES = {"AVX-512": (16, 32), "AVX2": (8, 16), "NEON": (4, 32)}
 )
 def test_a_tile_fits_the_registers_and_the_map(machine, kind, places, filters, block):
     lanes, registers = MACHINES[machine]
-    found = candidates(Tile(kind, 6, places, filters, block, 9, True), lanes, registers)
+    found = candidates(Tile(kind, 6, places, filters, block, True), lanes, registers)
     assert found and len(set(found)) == len(found)
     for knobs in found:
         assert places % knobs.places == 0 and (filters // block) % knobs.vectors == 0 and 6 % knobs.rows == 0
@@ -24,7 +24,7 @@ def test_a_tile_fits_the_registers_and_the_map(machine, kind, places, filters, b
 
 
 def test_the_rule_prefers_tiles_that_use_what_they_load_most():
-    first = candidates(Tile("convolution", 24, 24, 128, 16, 9, True), 16, 32)[0]
+    first = candidates(Tile("convolution", 24, 24, 128, 16, True), 16, 32)[0]
     assert first.places * first.vectors >= 24 and first.vectors > 1
-    narrow = candidates(Tile("convolution", 24, 24, 128, 16, 9, True), 8, 16)[0]
+    narrow = candidates(Tile("convolution", 24, 24, 128, 16, True), 8, 16)[0]
     assert narrow.places * narrow.vectors * 2 <= 13

@@ -14,7 +14,7 @@ from gluonface.deploy.tune import Record, Records
 from gluonface.errors import DataError, DeployError
 
 V4 = find_target("x86-64-v4")
-TILE = Tile("convolution", 24, 24, 128, 16, 9, True)
+TILE = Tile("convolution", 24, 24, 128, 16, True)
 KERNEL = "convolution out1x24x24x128 sum3x3x64 in1x24x24x64"
 
 
@@ -58,7 +58,7 @@ def test_a_kernel_without_a_record_takes_the_nearest_of_its_kind_that_fits_it():
     assert records.find(KERNEL, TILE, V4) == (near, "tuned")
     other = "convolution out1x20x24x128 sum3x3x64 in1x20x24x64"
     assert records.find(other, TILE, V4) == (near, "nearest")
-    odd = Tile("convolution", 7, 7, 128, 16, 9, True)  # rows and places that neither record divides
+    odd = Tile("convolution", 7, 7, 128, 16, True)  # rows and places that neither record divides
     assert records.find(other, odd, V4) == (None, "rule")
     assert Records().find(other, TILE, V4) == (None, "rule")
 
@@ -137,7 +137,7 @@ def small_kernel():
 
 
 def test_a_kernel_is_known_by_what_it_computes(small_kernel):
-    assert tune.tile_of(small_kernel) == Tile("convolution", 4, 8, 16, 16, 1, False)
+    assert tune.tile_of(small_kernel) == Tile("convolution", 4, 8, 16, 16, False)
     assert tune.signature(small_kernel) == "convolution out1x4x8x16 sum1x1x16 in1x4x8x16"
 
 
