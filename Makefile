@@ -1,11 +1,14 @@
 # make demo    find faces in a photo and in a crowd made of it, pictures in out/demo/
 # make test    the tests            (make test PYTEST_ARGS="-k geometry -x")
 # make lint    style and format     (make format puts them right)
-# make bench   speed of the shipped detectors, and their accuracy where the corpus is found, into out/bench/
+# make test-arm  compile for AArch64 and run that under emulation (Debian, Ubuntu)
+# make bench   speed of the shipped models, compiled ones beside other engines, and accuracy where the corpus is found,
+#              into out/bench/
 # make clean   remove what the above wrote; make distclean: the environment too
 #
 # All share one environment, .venv, made on first use and left alone while setup.py, pyproject.toml and constraints.txt stay
-# the same. PYTHON=python3.12 chooses the interpreter, EXTRA=cu112 MXNet for CUDA 11.2.
+# the same; make test adds TVM, onnx and onnxruntime to it, make bench OpenVINO too. After make demo alone, gluonface
+# compile says which extra to add. PYTHON=python3.12 chooses the interpreter, EXTRA=cu112 MXNet for CUDA 11.2.
 
 VENV   ?= .venv
 EXTRA  ?= cpu
@@ -21,53 +24,77 @@ CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || e
 export OMP_NUM_THREADS ?= $(CORES)
 export MPLBACKEND ?= Agg
 
+# What each level of the environment holds; each has all of those before it.
+LEVELS     := demo test bench
+SETS_demo  := train,demo
+SETS_test  := $(SETS_demo),test
+SETS_bench := $(SETS_test),deploy,tune,bench
+upto = $(if $(filter demo,$(1)),demo,$(if $(filter test,$(1)),demo test,$(LEVELS)))
+
 # The stamp's name carries everything the environment depends on, so a change asks for another file. Without a wish for an
 # interpreter any stamp of the rest will do.
 KEY   := $(shell cat setup.py pyproject.toml constraints.txt .ci/venv.sh | cksum | cut -d' ' -f1)
-STAMP := $(VENV)/.ready-$(EXTRA)-$(KEY)
+stamp  = $(VENV)/.ready-$(1)-$(EXTRA)-$(KEY)$(WISH)
 ifeq ($(PYTHON),)
-READY := $(firstword $(wildcard $(STAMP)*) $(STAMP))
+WISH  :=
+ready  = $(firstword $(wildcard $(stamp)*) $(stamp))
 else
-READY := $(STAMP)-$(shell command -v $(PYTHON) | cksum | cut -d' ' -f1)
+WISH  := -$(shell command -v $(PYTHON) | cksum | cut -d' ' -f1)
+ready  = $(stamp)
 endif
+READY_demo  := $(call ready,demo)
+READY_test  := $(call ready,test)
+READY_bench := $(call ready,bench)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench clean distclean
+.PHONY: help venv demo test test-arm lint format bench clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
-venv: $(READY)
+venv: $(READY_test)
 
-$(READY):
-	@VENV="$(VENV)" EXTRA="$(EXTRA)" PYTHON="$(PYTHON)" STAMP="$@" sh .ci/venv.sh
+define level
+$(READY_$(1)):
+	@VENV="$(VENV)" EXTRA="$(EXTRA)" SETS="$(SETS_$(1))" PYTHON="$(PYTHON)" \
+	    STAMPS="$(foreach each,$(call upto,$(1)),$(call stamp,$(each)))" sh .ci/venv.sh
+endef
+$(foreach each,$(LEVELS),$(eval $(call level,$(each))))
 
-demo: $(READY)
+demo: $(READY_demo)
 	$(PY) benchmarks/demo.py --out $(OUT)/demo $(DEMO_ARGS)
 
-test: $(READY)
+test: $(READY_test)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-lint: $(READY)
+test-arm: $(READY_test)
+	PY="$(PY)" OUT="$(OUT)/arm" PYTEST_ARGS="$(PYTEST_ARGS)" sh .ci/arm.sh
+
+lint: $(READY_test)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: $(READY)
+format: $(READY_test)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(READY)
+# The compiled nets are the first detector and the first landmark net, shortly: python benchmarks/deploy.py does all.
+bench: $(READY_bench)
 	@set -e; mkdir -p $(OUT)/bench; \
-	models=$$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True, task="detection"))'); \
-	$(PY) benchmarks/latency.py --model $$models --size 640 --json $(OUT)/bench/latency.json $(BENCH_ARGS); \
-	if [ ! -f "$(DATA)/det_val.jsonl" ]; then \
+	detectors=$$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True, task="detection"))'); \
+	nets=$$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True, task="landmarks"))'); \
+	$(PY) benchmarks/latency.py --model $$detectors --size 640 --json $(OUT)/bench/latency.json $(BENCH_ARGS); \
+	data=; if [ -f "$(DATA)/det_val.jsonl" ]; then data="--data $(DATA)/det_val.jsonl"; fi; \
+	$(PY) benchmarks/deploy.py --model $${detectors%% *} $${nets%% *} --size 480x640 --threads 1 --rounds 15 $$data \
+	    --artefacts $(OUT)/deploy --results $(OUT)/bench/deploy --picture $(OUT)/bench/deploy.png; \
+	if [ -z "$$data" ]; then \
 	    echo "accuracy is not measured: no det_val.jsonl in $(DATA) (GLUONFACE_FACEDATA names another folder)"; exit; \
 	fi; \
-	for model in $$models; do \
+	for model in $$detectors; do \
 	    $(PY) benchmarks/eval_detection.py --model $$model --data "$(DATA)/det_val.jsonl" --size 640 \
 	        --json $(OUT)/bench/detection_$$model.json; \
 	done; \
-	for model in $$($(PY) -c 'import gluonface; print(*gluonface.list_models(pretrained=True, task="landmarks"))'); do \
+	for model in $$nets; do \
 	    $(PY) benchmarks/eval_landmarks.py --model $$model --data "$(DATA)/lmk_val.jsonl" --source helen \
 	        --json $(OUT)/bench/landmarks_$$model.json; \
 	done

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes $VENV hold gluonface, editable, with all that the Makefile's targets need, and writes $STAMP. Called by the Makefile.
+# Makes $VENV hold gluonface, editable, with the extras $EXTRA,$SETS, and writes the files $STAMPS. Called by the Makefile.
 set -eu
-: "${VENV:?}" "${EXTRA:?}" "${STAMP:?}"
+: "${VENV:?}" "${EXTRA:?}" "${SETS:?}" "${STAMPS:?}"
 
 usable() {
     "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
@@ -37,9 +37,11 @@ if [ "$(identity "$VENV/bin/python")" != "$(identity "$PYTHON")" ] || [ "$(cat "
     echo "$EXTRA" >"$VENV/.extra"
 fi
 
-echo "gluonface: installing into $VENV (the first time about 250 MB to fetch)"
+case $SETS in *bench*) size=500 ;; *test*) size=400 ;; *) size=250 ;; esac
+echo "gluonface: installing into $VENV (the first time about $size MB to fetch)"
 rm -f "$VENV"/.ready-*
 rm -f "$VENV/install.log"
 "$VENV/bin/python" -m pip install --quiet --log "$VENV/install.log" --disable-pip-version-check \
-    --constraint constraints.txt --editable ".[$EXTRA,train,test,bench,demo]" || fail "pip failed; all it said is in $VENV/install.log"
-touch "$STAMP"
+    --constraint constraints.txt --editable ".[$EXTRA,$SETS]" || fail "pip failed; all it said is in $VENV/install.log"
+# shellcheck disable=SC2086
+touch $STAMPS

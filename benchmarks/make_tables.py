@@ -12,11 +12,12 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   decoding         results of decode_heatmaps.py
   ablation         the result of ablate_heatmap.py
   speed            every result of latency.py
+  deploy           every result of deploy.py: compiled artefacts beside other engines
   figures          on a model's card: all that was measured of it
 
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
 detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, latency/<model>-<size>.json,
-memory/<model>.json, decode/*.json, ablation/*.json.
+memory/<model>.json, decode/*.json, ablation/*.json, deploy/<model>-<height>x<width>.json.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Results:
     ablation: list[dict]
     latency: list[dict]
     memory: list[dict]
+    deploy: list[dict]
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -95,6 +97,17 @@ class Results:
             "ablation": ("model", "rows", "seeds", "epochs", "data_shape", "domain", "train_sources"),
             "latency": ("size", "machine", "runs"),
             "memory": ("model", "photos", "settled_after", "settled_mib", "growth_mib"),
+            "deploy": (
+                "model",
+                "size_hw",
+                "runs",
+                "artefact",
+                "start_up",
+                "accuracy",
+                "domains",
+                "left_out",
+                "machine",
+            ),
         }
         return cls(**{kind: _read_all(folder / kind, keys) for kind, keys in needed.items()})
 
@@ -381,6 +394,99 @@ def _speed(runs: list[tuple[dict, dict]], with_model: bool) -> str:
     return f"Median milliseconds a batch, MXNet, {'; '.join(machines)}.\n\n" + _markdown(rows)
 
 
+#: Engine of a result of deploy.py -> the head of its column.
+_ENGINES = {
+    "artefact": "artefact",
+    "onnxruntime": "onnxruntime",
+    "openvino": "OpenVINO",
+    "openvino_bf16": "OpenVINO bf16",
+    "ncnn": "ncnn",
+    "mxnet": "MXNet",
+}
+
+
+def deploy_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    if not results.deploy:
+        return ""
+    machines = sorted({f"{r['machine']['cpu']}, {r['machine']['cores']} cores" for r in results.deploy})
+    parts = [
+        f"Median milliseconds of one photo or face, the network alone / the whole way from photo to `Faces`; engines "
+        f"taking turns in one run; {'; '.join(machines)}. The artefact's network does more than the others': "
+        "normalisation, decoding and suppression are inside.",
+        _deploy_speed(results.deploy),
+        _deploy_artefacts(results.deploy),
+    ]
+    measured = [r for r in results.deploy if r["accuracy"]]
+    if measured:
+        domains = sorted({domain for r in measured for domain in r["domains"].values()})
+        parts.append(
+            f"The same weights on {'; '.join(domains)}: AP@0.5 of detectors, NME of landmark nets from labelled boxes, "
+            "not mirrored; and how far the faces are from MXNet's at most, in pixels of the photo."
+        )
+        parts.append(_deploy_accuracy(measured))
+    left_out = {
+        f"{_ENGINES[name]} of `{r['model']}`: {why}" for r in results.deploy for name, why in r["left_out"].items()
+    }
+    parts += [f"Left out: {'; '.join(sorted(left_out))}."] if left_out else []
+    return "\n\n".join(parts)
+
+
+def _canvas(result: dict) -> list[str]:
+    height, width = result["size_hw"]
+    return [f"`{result['model']}`", f"{width} wide, {height} high"]
+
+
+def _deploy_speed(results: list[dict]) -> str:
+    there = {name for r in results for one in r["runs"] for name in one["median_ms"]}
+    names = [name for name in _ENGINES if name in there]
+    rows = [["model", "canvas", "threads", *(_ENGINES[name] for name in names)]]
+    for r in results:
+        for one in r["runs"]:
+            cells = []
+            for name in names:
+                both = (one["median_ms"].get(name), one["end_to_end_ms"].get(name))
+                cells.append(" / ".join("-" if ms is None else f"{ms:.1f}" for ms in both))
+            rows.append([*_canvas(r), str(one["threads"]), *cells])
+    return _markdown(rows)
+
+
+def _deploy_artefacts(results: list[dict]) -> str:
+    head = [
+        "library",
+        "each further shape",
+        "loaded after",
+        "peak memory",
+        "GFLOP/s, one thread",
+        "of peak",
+        "schedules",
+    ]
+    rows = [["artefact", "canvas", *head]]
+    for r in results:
+        artefact, start = r["artefact"], r["start_up"]
+        one = min(r["runs"], key=lambda each: each["threads"])
+        memory = "-" if start["peak_memory_mib"] is None else f"{start['peak_memory_mib']:.0f} MiB"
+        cells = [f"{artefact['library_bytes'] / 2**20:.2f} MiB", f"{artefact['growth_bytes'] / 2**20:+.2f} MiB"]
+        cells += [f"{start['ms']:.0f} ms", memory, f"{one['gflops']['artefact']:.0f}"]
+        cells += [_percent(one["share_of_peak"]["artefact"], 0), artefact["schedules"]]
+        rows.append([*_canvas(r), *cells])
+    return _markdown(rows)
+
+
+def _deploy_accuracy(results: list[dict]) -> str:
+    rows = [["model", "canvas", "engine", "AP@0.5", "NME", "boxes off", "points off", "scores off", "on one side only"]]
+    for r in results:
+        for name in (name for name in _ENGINES if name in r["accuracy"]):
+            row = r["accuracy"][name]
+            beside = row.get("beside_mxnet", {})
+            points = [value for value in (beside.get("points"), row.get("labelled_points")) if value is not None]
+            nme = ", ".join(f"{_percent(value)} ({source})" for source, value in row.get("nme", {}).items())
+            cells = [figure(row.get("ap50"), 4), nme or "-"]
+            cells += [f"{beside['boxes']:.4f}" if beside else "-", f"{max(points):.4f}" if points else "-"]
+            cells += [f"{beside['scores']:.1e}" if beside else "-", str(len(beside["one_sided"])) if beside else "-"]
+            rows.append([*_canvas(r), _ENGINES[name], *cells])
+    return _markdown(rows)
+
+
 def figures(model: str, results: Results) -> str:
     """All that was measured of a model, for its card."""
     parts = []
@@ -445,6 +551,7 @@ _REGIONS = {
     "decoding": decoding_table,
     "ablation": ablation_table,
     "speed": speed_table,
+    "deploy": deploy_table,
 }
 
 

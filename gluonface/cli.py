@@ -1,4 +1,7 @@
-"""The `gluonface` command: ``detect``, ``models``, ``info``. A command is a row of `COMMANDS`.
+"""The `gluonface` command: ``detect``, ``models``, ``info``, ``compile``, ``export``, ``tune``, ``bench``. A command is
+a row of `COMMANDS`.
+
+Sizes are height x width in all of them, as arrays have it.
 
 Exit status: 0 all well, 1 something failed (a photo could not be read), 2 the command line is wrong, 130 interrupted.
 """
@@ -15,6 +18,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +28,7 @@ import numpy as np
 from . import __version__
 from .errors import GluonFaceError, ImageError, InputError, ModelNotFoundError
 from .faces import SCHEMES, Face, Faces
-from .files import replacing
+from .files import replacing, write_atomically
 from .geometry import align_crop, clip_boxes, warp_image
 from .image import IMAGE_SUFFIXES, MAX_PIXELS, iter_image_files, load_image, save_image
 
@@ -87,6 +91,12 @@ def _detect_arguments(parser: argparse.ArgumentParser) -> None:
         "--landmarks", metavar="NAME", help="landmark net: dense points of each face, from a crop of it"
     )
     parser.add_argument(
+        "--artefact", type=Path, metavar="PATH", help="compiled detector instead of --model: runs without MXNet"
+    )
+    parser.add_argument(
+        "--landmarks-artefact", type=Path, metavar="PATH", help="compiled landmark net, beside --artefact"
+    )
+    parser.add_argument(
         "--size",
         type=_size,
         default="auto",
@@ -106,6 +116,7 @@ def _detect_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--quiet", action="store_true", help="say nothing but errors")
     running = parser.add_argument_group("running")
     running.add_argument("--gpu", type=_natural, metavar="ID", help="run on that GPU")
+    running.add_argument("--threads", type=_positive, metavar="N", help="of a compiled net (default: 1)")
     running.add_argument("--batch", type=_positive, default=8, metavar="N", help="photos at once (default: 8)")
     running.add_argument(
         "--max-pixels",
@@ -171,6 +182,12 @@ def _detect(args: argparse.Namespace) -> int:
 
 
 def _analyzer(args: argparse.Namespace):
+    if args.artefact is not None:
+        return _compiled_analyzer(args)
+    for option in ("landmarks_artefact", "threads"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} goes with --artefact, a compiled detector")
+
     from ._compat import mx  # MXNet takes a second to load: not for --help
     from .pipeline import FaceAnalyzer
 
@@ -195,6 +212,29 @@ def _analyzer(args: argparse.Namespace):
         root=args.root,
         max_pixels=args.max_pixels,
     )
+
+
+def _compiled_analyzer(args: argparse.Namespace):
+    for option in ("model", "landmarks", "nms", "gpu", "root"):
+        if getattr(args, option) is not None:
+            hint = {"landmarks": "; a compiled landmark net is --landmarks-artefact", "nms": " (it is compiled in)"}
+            raise InputError(f"--{option} does not go with --artefact{hint.get(option, '')}")
+
+    from .deploy import runtime
+
+    analyzer = runtime.load(
+        args.artefact,
+        landmarks=args.landmarks_artefact,
+        threads=args.threads or 1,
+        size=args.size,
+        score_thresh=args.score,
+        max_faces=args.max_faces,
+        batch_size=args.batch,
+    )
+    if isinstance(analyzer, runtime.CompiledLandmarks):
+        raise InputError(f"--artefact {args.artefact} is a landmark net: give it as --landmarks-artefact to a detector")
+    analyzer.max_pixels = args.max_pixels
+    return analyzer
 
 
 def _lines(file: str, faces: Faces) -> list[str]:
@@ -434,6 +474,323 @@ def _figure(label: str, value) -> str:
     return f"{100 * value:.2f} %" if label.startswith("NME") else f"{value:.3f}"
 
 
+# compile, export, tune, bench
+
+
+def _shape_arguments(parser: argparse.ArgumentParser, many: bool) -> None:
+    number = {"nargs": "+"} if many else {}
+    parser.add_argument(
+        "--size",
+        type=_canvas,
+        metavar="N|HxW",
+        help="side of a square input, or height x width: 480x640 is a landscape photo (default: what the model is for)",
+        **number,
+    )
+    parser.add_argument(
+        "--batch",
+        type=_positive,
+        default=[1] if many else 1,
+        metavar="N",
+        help="images in a call (default: 1)",
+        **number,
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder of weights, searched before the package's")
+
+
+def _target_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target",
+        default="native",
+        metavar="T",
+        help="what it is to run on, such as x86-64-v3 or cortex-a76; a wrong one lists them all (default: native, this "
+        "machine)",
+    )
+
+
+def _compile_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a model with weights (see `gluonface models`)")
+    _target_argument(parser)
+    _shape_arguments(parser, many=True)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR|ZIP", help="folder to make, or a file that ends in .zip"
+    )
+    parser.add_argument(
+        "--bundle", action="store_true", help="put TVM's runtime libraries in it, so that it runs without TVM installed"
+    )
+    parser.add_argument(
+        "--objects",
+        action="store_true",
+        help="stop before linking: a folder of object files and the line that links them, for `gluonface pack`",
+    )
+    parser.add_argument(
+        "--records",
+        default="shipped",
+        metavar="FILE|none",
+        help="tuned schedules of `gluonface tune` (default: those that come with the package for the target)",
+    )
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from .deploy.build import compile_model
+    from .deploy.runtime import open_artifact
+
+    def compile_to(out: Path, sizes, batches, say: Callable[[str], None]):
+        made = compile_model(
+            args.name,
+            out,
+            target=args.target,
+            sizes=sizes,
+            batches=batches,
+            records=None if args.records == "none" else args.records,
+            bundle=args.bundle,
+            as_zip=out.suffix == ".zip",
+            objects=args.objects,
+            root=args.root,
+            say=say,
+        )
+        return None if args.objects else open_artifact(made, check_host=False)
+
+    if args.objects:
+        compile_to(args.out, args.size, args.batch, _say)
+        line = (args.out / "link.txt").read_text(encoding="utf-8").strip()
+        rows = [("written", f"object files in {args.out} for {args.target}"), ("link there with", line)]
+        rows.append(("then", f"gluonface pack {args.out} --library model.so --out ARTEFACT"))
+        print(_table(rows))
+        return 0
+    # That it is not tuned is said below, with what to do.
+    artifact = compile_to(args.out, args.size, args.batch, lambda text: text.startswith("warning:") or _say(text))
+    manifest, first = artifact.manifest, artifact.manifest.buckets[0]
+    library = artifact.library.stat().st_size
+    growth = ""
+    if len(manifest.buckets) > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            alone = compile_to(Path(folder) / "first", [first.size_hw], [first.batch], lambda text: None)
+            each = (library - alone.library.stat().st_size) / (len(manifest.buckets) - 1)
+        growth = f", of which each shape after the first {each / 2**20:+.2f}"
+    rows = [("written", f"{args.out} for {args.target}")]
+    rows.append(("library", f"{library / 2**20:.2f} MiB with the weights{growth}"))
+    rows += [
+        ("shape", f"{b.function}: {_count(b.batch, 'image')} {b.size_hw[1]} wide and {b.size_hw[0]} high")
+        for b in manifest.buckets
+    ]
+    rows.append(("schedules", manifest.schedules.text))
+    rows.append(("licence", _licence(manifest.facts)))
+    print(_table(rows))
+    if not manifest.schedules.tuned:
+        _say(
+            f"WARNING: NOT TUNED for this target and these shapes ({manifest.schedules.text}). It computes the same, "
+            f"but slower than it could. `{_tuning_of(args)}` writes records for --records."
+        )
+    return 0
+
+
+def _pack_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="what `gluonface compile --objects` made")
+    parser.add_argument("--library", type=Path, required=True, metavar="SO", help="what was linked of its object files")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR|ZIP", help="folder to make, or a file that ends in .zip"
+    )
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from .deploy.build import pack_objects
+
+    print(f"written  {pack_objects(args.folder, args.library, args.out, args.out.suffix == '.zip')}")
+    return 0
+
+
+def _licence(facts) -> str:
+    return f"{facts.licence}. {facts.terms}".strip()
+
+
+def _tuning_of(args: argparse.Namespace) -> str:
+    """The command that tunes what was compiled."""
+    sizes = " ".join("x".join(map(str, size)) if isinstance(size, tuple) else str(size) for size in args.size or ())
+    words = ["gluonface tune", args.name, "--target", args.target]
+    words += [f"--size {sizes}"] if sizes else []
+    words += [f"--batch {' '.join(map(str, args.batch))}"] if args.batch != [1] else []
+    return " ".join([*words, "--records FILE"])
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a model with weights (see `gluonface models`)")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="OUT", help="file to write")
+    _shape_arguments(parser, many=False)
+    parser.add_argument(
+        "--raw", action="store_true", help="the network's predictions alone, without decoding and suppression"
+    )
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .deploy.onnx_export import export_onnx
+    from .model_zoo import model_facts
+
+    facts = model_facts(args.name, args.root)
+    size = args.size or facts.size
+    height, width = (size, size) if isinstance(size, int) else size
+    args.onnx.parent.mkdir(parents=True, exist_ok=True)
+    path = export_onnx(args.name, args.onnx, size=size, batch=args.batch, whole=not args.raw, root=args.root)
+    rows = [("written", f"{path} ({path.stat().st_size / 2**20:.2f} MiB)")]
+    rows.append(("input", f"{_count(args.batch, 'image')} {width} wide and {height} high, (rgb / 255 - mean) / std"))
+    rows.append(("mean", _fact("mean", facts.mean)))
+    rows.append(("std", _fact("std", facts.std)))
+    rows.append(("licence", _licence(facts)))
+    print(_table(rows))
+    return 0
+
+
+def _tune_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a model with weights (see `gluonface models`)")
+    _target_argument(parser)
+    parser.add_argument(
+        "--trials", type=_positive, default=32, metavar="N", help="schedules measured of each kernel (default: 32)"
+    )
+    _shape_arguments(parser, many=True)
+    parser.add_argument(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="file of records, added to if it is there: a run that was stopped goes on (default: TARGET.json)",
+    )
+    parser.add_argument("--minutes", type=_above_zero, metavar="M", help="stop after so long")
+    _rpc_arguments(parser)
+
+
+def _tune(args: argparse.Namespace) -> int:
+    device = _device(args)
+
+    from .deploy.build import tune_model
+
+    path = args.records or Path(f"{args.target}.json")
+    tune_model(
+        args.name,
+        target=args.target,
+        sizes=args.size,
+        batches=args.batch,
+        trials=args.trials,
+        path=path,
+        rpc=device,
+        minutes=args.minutes,
+        root=args.root,
+        say=_say,
+    )
+    print(f"{path}: gluonface compile {args.name} --target {args.target} --records {path} --out DIR")
+    return 0
+
+
+def _rpc_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("on another device (both, or none)")
+    group.add_argument("--rpc", type=_address, metavar="HOST:PORT", help="TVM's RPC tracker, which knows the device")
+    group.add_argument("--key", metavar="K", help="key under which the device registered there")
+
+
+def _device(args: argparse.Namespace) -> tuple[str, int, str] | None:
+    """Host, port and key of a device that is not this one."""
+    if (args.rpc is None) != (args.key is None):
+        raise InputError("--rpc and --key belong together: the tracker's address, and the device's key there")
+    return None if args.rpc is None else (*args.rpc, args.key)
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artefact", type=Path, metavar="ARTEFACT", help="folder or zip of `gluonface compile`")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="ENGINE",
+        help="onnxruntime, openvino, openvino_bf16, ncnn, mxnet; with mxnet, differences to it are shown",
+    )
+    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine (default: 1)")
+    parser.add_argument(
+        "--function", metavar="NAME", help="which compiled shape, such as b1_480x640, height first (default: the first)"
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        metavar="PHOTO",
+        help="photos to look at instead of a drawn one; of a landmark net each is one face that fills it",
+    )
+    parser.add_argument("--rounds", type=_positive, default=50, metavar="N", help="turns of each engine (default: 50)")
+    parser.add_argument(
+        "--seconds",
+        type=_above_zero,
+        default=300.0,
+        metavar="S",
+        help="start no new round after so long (default: 300)",
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the result")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder of weights, searched before the package's")
+    _rpc_arguments(parser)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    device = _device(args)
+    if device is not None and (args.against or args.images):
+        raise InputError("--rpc measures the artefact's network alone: no --against, no --images")
+
+    from .deploy.bench import bench, bench_remote
+
+    shared = {"function": args.function, "threads": args.threads, "rounds": args.rounds}
+    if device is None:
+        settings = {"against": args.against, "photos": args.images, "seconds": args.seconds, "root": args.root}
+        result = bench(args.artefact, **settings, **shared, say=_say)
+    else:
+        host, port, key = device
+        result = bench_remote(args.artefact, host=host, port=port, key=key, **shared)
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    print("\n".join(_bench_lines(result)))
+    return 0
+
+
+def _bench_lines(result: dict) -> Iterator[str]:
+    """A result of `gluonface.deploy.bench.bench` for people to read."""
+    height, width = result["size_hw"]
+    yield (
+        f"{result['model']}, {_count(result['batch'], 'image')} {width} wide and {height} high, "
+        f"{_count(result['threads'], 'thread')} of {result['machine']['cpu']}, median of {result['rounds']} rounds"
+    )
+    rows = [("", "network ms", "ratio", "end to end ms", "ratio", "GFLOP/s", "of peak")]
+    for name, ms in result["median_ms"].items():
+        ratio, whole = result["ratios"].get(name), result["end_to_end_ms"].get(name)
+        whole_ratio, share = result.get("end_to_end_ratios", {}).get(name), result.get("share_of_peak", {}).get(name)
+        cells = [f"{ms:.2f}", *("-" if v is None else f"{v:.2f}" for v in (ratio, whole, whole_ratio))]
+        rows.append((name, *cells, f"{result['gflops'][name]:.0f}", "-" if share is None else f"{100 * share:.0f} %"))
+    yield _table(rows, right=range(1, 7))
+    yield "network: raw predictions; of the artefact all that it does, with normalisation, decoding and suppression"
+    if result["ratios"]:
+        yield "ratio: the artefact's time over the engine's, the median over rounds; below 1 the artefact is faster"
+    for name, row in result.get("max_difference", {}).items():
+        words = ", ".join(f"{key.replace('_', '-')} {value:.2g}" for key, value in row.items() if key != "faces")
+        yield f"difference to mxnet, {name}: {words}"
+    if "start_up" in result:
+        start, memory = result["start_up"]["ms"], result["start_up"]["peak_memory_mib"]
+        yield f"a new process has the artefact loaded after {start:.0f} ms" + (
+            "" if memory is None else f"; at most {memory:.0f} MiB with a photo"
+        )
+    if not result["artefact"]["tuned"]:
+        yield f"not tuned: {result['artefact']['schedules']}"
+
+
+def _above_zero(text: str) -> float:
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def _canvas(text: str) -> int | tuple[int, int]:
+    size = None if text in ("stored", "auto") else _size(text)
+    if size is None:
+        raise argparse.ArgumentTypeError(f"expected a side (640) or height x width (480x640), got {text!r}")
+    return size
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, such as 192.168.1.5:9190, got {text!r}")
+    return host.strip("[]"), int(port)
+
+
 def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Columns as wide as their widest cell; those in `right` end flush."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -450,4 +807,9 @@ COMMANDS = (
     Command("detect", "Find the faces in photos.", _detect_arguments, _detect),
     Command("models", "List the models.", _models_arguments, _models),
     Command("info", "All that is known about one model.", _info_arguments, _info),
+    Command("compile", "Compile a model into an artefact that runs without MXNet.", _compile_arguments, _compile),
+    Command("pack", "Make an artefact of linked object files.", _pack_arguments, _pack),
+    Command("export", "Write a model as an ONNX file.", _export_arguments, _export),
+    Command("tune", "Search fast schedules for a model on a target, by measuring.", _tune_arguments, _tune),
+    Command("bench", "Measure an artefact beside other engines.", _bench_arguments, _bench),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,19 +24,21 @@ from . import heads
 from .artifact import installed_runtime, installed_versions, write_artifact
 from .passes import take_canvas
 from .relax import Emitter, relax, tvm
-from .runtime import Bucket, Manifest, Output, Schedules, Target
+from .runtime import Bucket, Manifest, Output, Schedules, Target, parse_manifest
 from .schedules import is_written_by_hand, schedule_plain, schedule_tile, signature, tile_of
 from .symbol import Graph, read_symbol, trace
 from .targets import CompileTarget, find_target
 from .tune import Records, search
 
-__all__ = ["buckets_for", "compile_model", "fuse", "lower", "module_of", "tune_model"]
+__all__ = ["buckets_for", "compile_model", "fuse", "lower", "module_of", "pack_objects", "tune_model"]
 
 _DETECTION = (
     Output("scores", "(B, n)", "of each face, best first; -1 where there is none"),
     Output("bboxes", "(B, n, 4)", "x1, y1, x2, y2 in pixels of the canvas"),
     Output("landmarks", "(B, n, 2K)", "x and y of each point in pixels of the canvas"),
 )
+#: The manifest beside object files, which has no hashes yet.
+_DRAFT = "manifest.draft.json"
 _LANDMARKS = (
     Output("landmarks", "(B, K, 2)", "x and y of each point in pixels of the crop"),
     Output("scores", "(B, K)", "height of each point's peak"),
@@ -216,6 +219,7 @@ def compile_model(
     records: Records | str | os.PathLike | None = "shipped",
     bundle: bool = False,
     as_zip: bool = False,
+    objects: bool = False,
     root: str | os.PathLike | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -236,6 +240,9 @@ def compile_model(
     bundle : bool
         Put TVM's runtime libraries beside the library.
     as_zip : bool
+    objects : bool
+        Stop before linking: ``out`` becomes a folder of object files, the line that links them, and the manifest, which
+        `pack_objects` makes an artefact of; for targets whose compiler is on another machine.
     root : path, optional
         Folder of weights of your own, searched before the package's.
     say : callable
@@ -260,8 +267,11 @@ def compile_model(
         net = get_model(net, pretrained=True, root=root)
     buckets = buckets_for(net, sizes, batches)
     compiler = row.compiler()
-    if compiler is None:
-        raise DeployError(f"no compiler that links for {row.name} was found: {row.without_compiler()}")
+    if compiler is None and not objects:
+        raise DeployError(
+            f"no compiler that links for {row.name} was found: {row.without_compiler()}; or ask for object files "
+            "(--objects) and link them where there is one"
+        )
     if bundle and row.mtriple.split("-")[0] != find_target("native").mtriple.split("-")[0]:
         raise DeployError(
             f"the runtime libraries of {row.name} are not those of this machine: take them from the wheels of "
@@ -278,22 +288,75 @@ def compile_model(
         say(f"warning: not tuned: {schedules.text}")
     with row.tvm_target():
         executable = relax.build(module, target=row.tvm_target())
+    detector = net.facts.task == "detection"
+    manifest = Manifest(
+        facts=replace(net.facts, card=None),
+        weights_sha256=net.facts.sha256 or weights_hash(net),
+        buckets=tuple(buckets),
+        outputs=_DETECTION if detector else _LANDMARKS,
+        nms=nms_of(net) if detector else {},
+        target=Target(row.kind, row.mtriple, row.mcpu, row.features, row.name),
+        versions=installed_versions(),
+        schedules=schedules,
+    )
+    if objects:
+        return _write_objects(Path(out), executable, manifest, row)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"
         link = import_optional("tvm.support.cc", "deploy").cross_compiler(compiler, options=["-shared", "-fPIC"])
         executable.export_library(str(library), fcompile=link)
-        detector = net.facts.task == "detection"
-        manifest = Manifest(
-            facts=replace(net.facts, card=None),
-            weights_sha256=net.facts.sha256 or weights_hash(net),
-            buckets=tuple(buckets),
-            outputs=_DETECTION if detector else _LANDMARKS,
-            nms=nms_of(net) if detector else {},
-            target=Target(row.kind, row.mtriple, row.mcpu, row.features, row.name),
-            versions=installed_versions(),
-            schedules=schedules,
-        )
         return write_artifact(out, library, manifest, installed_runtime() if bundle else None, as_zip)
+
+
+def _write_objects(out: Path, executable, manifest: Manifest, target: CompileTarget) -> Path:
+    if out.exists():
+        raise DeployError(f"{out}: expected a path that does not exist yet, for the folder of object files")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        made = Path(folder) / "made"
+        made.mkdir()
+        executable.export_library(str(Path(folder) / "objects.tar"))
+        with tarfile.open(Path(folder) / "objects.tar") as archive:
+            archive.extractall(made, filter="data")
+        names = sorted(path.name for path in made.iterdir())
+        (made / "link.txt").write_text(
+            f"{target.link_name()} -shared -fPIC -o model.so {' '.join(names)}\n", encoding="utf-8"
+        )
+        (made / _DRAFT).write_text(manifest.to_json(), encoding="utf-8")
+        made.rename(out)
+    return out
+
+
+def pack_objects(
+    folder: str | os.PathLike, library: str | os.PathLike, out: str | os.PathLike, as_zip: bool = False
+) -> Path:
+    """An artefact of a folder of object files and the library that was linked of them.
+
+    Parameters
+    ----------
+    folder : path
+        What ``compile_model(objects=True)`` wrote.
+    library : path
+        What the line in its ``link.txt`` made.
+    out : path
+    as_zip : bool
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    DeployError
+        A file is missing or damaged, or the artefact cannot be written.
+    """
+    draft = Path(folder) / _DRAFT
+    try:
+        text = draft.read_bytes()
+    except OSError as error:
+        raise DeployError(f"{draft}: expected the manifest that gluonface compile --objects wrote: {error}") from error
+    return write_artifact(out, library, parse_manifest(text, str(draft)), None, as_zip)
 
 
 def tune_model(

@@ -79,6 +79,12 @@ class CompileTarget:
             return next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "c++"))), None)
         return shutil.which(f"{self.mtriple}-g++")
 
+    def link_name(self) -> str:
+        """What the compiler that links for this target is usually called."""
+        if "android" in self.mtriple:
+            return f"{self.mtriple}-clang++"
+        return f"{self.mtriple}-g++" if self.mtriple.split("-")[0] != "x86_64" else "g++"
+
     def without_compiler(self) -> str:
         """What to do where `compiler` finds none."""
         if "android" in self.mtriple:

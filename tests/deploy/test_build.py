@@ -1,6 +1,7 @@
 """A trained net becomes an artefact that finds the same faces."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import pytest
 pytest.importorskip("tvm", reason="needs gluonface[deploy]")
 
 import gluonface
+from gluonface import cli
 from gluonface._compat import mx
 from gluonface.alignment import LandmarkPredictor
 from gluonface.deploy import build
-from gluonface.deploy.build import buckets_for, compile_model, tune_model
+from gluonface.deploy.build import buckets_for, compile_model, pack_objects, tune_model
 from gluonface.deploy.runtime import load
 from gluonface.deploy.schedules import Knobs, signature, tile_of
 from gluonface.deploy.targets import find_target
@@ -127,6 +129,32 @@ def test_what_cannot_be_compiled_is_said_before_any_work(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="expected a target whose kernels run on the processor, got cuda-sm80"):
         tune_model(DETECTOR, target="cuda-sm80", path=tmp_path / "r.json")
+
+
+@needs_compiler
+def test_object_files_are_linked_elsewhere_and_packed(tmp_path, astronaut):
+    compile_model(DETECTOR, tmp_path / "objects", sizes=[(96, 128)], records=None, objects=True)
+    (line,) = (tmp_path / "objects" / "link.txt").read_text().splitlines()
+    assert line.startswith("g++ -shared -fPIC -o model.so ") and line.endswith(".o")
+    with pytest.raises(DeployError, match="expected a path that does not exist yet"):
+        compile_model(DETECTOR, tmp_path / "objects", sizes=[(96, 128)], records=None, objects=True)
+    command = [find_target("native").compiler(), *line.split()[1:]]
+    subprocess.run(command, cwd=tmp_path / "objects", check=True)
+    words = ["pack", str(tmp_path / "objects"), "--library", str(tmp_path / "objects" / "model.so")]
+    assert cli.main([*words, "--out", str(tmp_path / "artefact")]) == 0
+    assert len(load(tmp_path / "artefact")(astronaut)) == 1
+    with pytest.raises(DeployError, match="manifest that gluonface compile --objects wrote"):
+        pack_objects(tmp_path / "artefact", tmp_path / "objects" / "model.so", tmp_path / "other")
+
+
+def test_android_without_its_compiler_gives_object_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(type(find_target("native")), "compiler", lambda self: None)
+    words = f"compile {DETECTOR} --target android-arm64 --size 64 --records none --objects --out {tmp_path / 'phone'}"
+    assert cli.main(words.split()) == 0
+    assert f"gluonface pack {tmp_path / 'phone'} --library model.so" in capsys.readouterr().out
+    assert (tmp_path / "phone" / "link.txt").read_text().startswith("aarch64-linux-android28-clang++ -shared")
+    machine = [p.read_bytes()[18] for p in (tmp_path / "phone").glob("*.o")]
+    assert machine and set(machine) == {0xB7}  # ELF's number of AArch64
 
 
 def test_records_choose_the_schedules(tmp_path):
