@@ -13,6 +13,7 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   ablation         the result of ablate_heatmap.py
   speed            every result of latency.py
   deploy           every result of deploy.py: compiled artefacts beside other engines
+  devices          the estimates of estimate_devices.py
   figures          on a model's card: all that was measured of it
 
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
@@ -31,6 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import estimate_devices
 from common import ROOT, figure, looked_at, read_result, run
 
 from gluonface.errors import DataError
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def documents(root: Path) -> list[Path]:
     """What may hold figures."""
-    fixed = [root / "README.md", root / "benchmarks" / "README.md"]
+    fixed = [root / "README.md", root / "benchmarks" / "README.md", root / "docs" / "devices.md"]
     zoo = root / "model_zoo"
     return [path for path in [*fixed, *sorted(zoo.glob("*.md")), *sorted(zoo.glob("*.json"))] if path.is_file()]
 
@@ -552,6 +554,7 @@ _REGIONS = {
     "ablation": ablation_table,
     "speed": speed_table,
     "deploy": deploy_table,
+    "devices": estimate_devices.devices_table,
 }
 
 

@@ -64,13 +64,16 @@ def test_the_first_example_is_five_lines():
 
 def test_every_command_of_the_readme_exists():
     programs = {words[0] for words in commands()}
-    assert programs == {"make", "gluonface", "python"}
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert programs == {"make", "gluonface", "python", "pip"}
+    extras = re.search(r"EXTRAS = \{.*?^\}", (ROOT / "setup.py").read_text(encoding="utf-8"), re.M | re.S)[0]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for words in commands():
         if words[0] == "make":
             assert words[1] in targets, words
         elif words[0] == "gluonface":
             assert words[1] in {command.name for command in cli.COMMANDS}, words
+        elif words[0] == "pip":
+            assert all(f'"{extra}":' in extras for extra in re.search(r"\[(.*)\]", words[-1])[1].split(",")), words
         else:
             assert (ROOT / words[1]).is_file(), words
 
@@ -83,7 +86,7 @@ def help_of(*program: str) -> str:
 
 def test_every_option_of_the_readme_exists():
     for words in commands():
-        if words[0] == "make":
+        if words[0] in ("make", "pip"):
             continue
         program = ("-m", "gluonface", words[1]) if words[0] == "gluonface" else (words[1],)
         for word in words:

@@ -126,14 +126,13 @@ def candidates(tile: Tile, lanes: int, registers: int) -> list[Knobs]:
     """
     per_block = -(-tile.block // lanes)
     blocks = tile.filters // tile.block
-    # Sums, one block of weights and the input number that is being multiplied share the registers.
-    room = registers - 2 if registers > 16 else registers - 3
     found = []
     for vectors in (1, 2, 3, 4, 6, 8):
         if blocks % vectors:
             continue
         for places in range(1, min(tile.places, 32) + 1):
-            if tile.places % places or places * vectors * per_block > room:
+            # The sums, the weights that all places share and the input number of one place stay in registers.
+            if tile.places % places or (places + 1) * vectors * per_block + 1 > registers:
                 continue
             sums, loads = places * vectors * per_block, places + vectors * per_block
             # Depthwise, a weight serves one sum a place, and short tiles of one block do best.
