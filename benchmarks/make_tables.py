@@ -96,7 +96,7 @@ class Results:
             "detection": ("model", "data", "domain", "rotate", "flip", "nme5"),
             "landmarks": ("model", "domain", "norm", "align", "flip", "nme", "nme_groups", "auc", "failure_rate"),
             "decode": ("machine", "faces", "points", "size", "median_ms"),
-            "ablation": ("model", "rows", "seeds", "epochs", "data_shape", "domain", "train_sources"),
+            "ablation": ("model", "start", "rows", "seeds", "epochs", "data_shape", "domain", "train_sources"),
             "latency": ("size", "machine", "runs"),
             "memory": ("model", "photos", "settled_after", "settled_mib", "growth_mib"),
             "deploy": (
@@ -354,9 +354,10 @@ def ablation_table(facts: list[ModelFacts], results: Results, path: Path) -> str
             each = ", ".join(_percent(value) for value in row["nme"])
             rows.append([f"{row['part']}: {row['label']}", each, _percent(row["mean"]), change])
         parts.append(
-            f"`{r['model']}` from random weights, {r['epochs']} passes over {' and '.join(r['train_sources'])} in "
-            f"crops of {r['data_shape']} pixels, {len(r['seeds'])} seeds; NME over the distance of the outer eye "
-            f"corners, {r['domain']}, from labelled boxes.\n\n" + _markdown(rows)
+            f"`{r['model']}`, its backbone from `{r['start']}` and the rest from random weights, {r['epochs']} passes "
+            f"over {' and '.join(r['train_sources'])} in crops of {r['data_shape']} pixels, {len(r['seeds'])} seeds; "
+            f"NME over the distance of the outer eye corners, {r['domain']}, aligned by the five labelled points.\n\n"
+            + _markdown(rows)
         )
     return "\n\n".join(parts)
 

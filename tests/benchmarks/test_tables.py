@@ -83,7 +83,7 @@ def project(tmp_path):
         {"part": "tricks", "label": "b", "nme": [0.07], "mean": 0.07, "difference": -0.001, "beyond_spread": False},
     ]
     ablation = {"model": "m", "rows": rows, "seeds": [1, 2], "epochs": 8, "data_shape": 96, "domain": HELEN}
-    (results / "ablation" / "x.json").write_text(json.dumps({**ablation, "train_sources": ["helen"]}))
+    (results / "ablation" / "x.json").write_text(json.dumps({**ablation, "start": "b", "train_sources": ["helen"]}))
     decode = {"faces": 64, "points": 106, "size": 48, "median_ms": {"dark": 4.25}, "machine": {"cpu": "A CPU"}}
     (results / "decode" / "64.json").write_text(json.dumps(decode))
     memory = {"model": NAME, "photos": 10000, "settled_after": 1000, "settled_mib": 500.0, "growth_mib": 4.0}
