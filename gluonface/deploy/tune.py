@@ -95,7 +95,7 @@ class Records:
     @classmethod
     def shipped(cls, target: str) -> Records | None:
         """Records that come with the package for a target; None where there are none."""
-        path = find_file(f"tuning/{target}.json")
+        path = find_file(f"tuning/{target}/records.json")
         return None if path is None else cls.read(path)
 
     def write(self, path: str | os.PathLike) -> None:
@@ -103,6 +103,7 @@ class Records:
         rows = [asdict(record) for _, record in sorted(self.records.items())]
         text = ",\n".join("  " + json.dumps(row) for row in rows)
         head = json.dumps(self.about, indent=1).replace("\n", "\n ")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, f'{{\n "about": {head},\n "records": [\n{text}\n ]\n}}\n')
 
     def merge(self, other: Iterable[Record]) -> None:

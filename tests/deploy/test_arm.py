@@ -99,6 +99,30 @@ def test_aarch64_finds_what_this_machine_finds(detect, artefacts, toys, photo, t
                 assert np.allclose(a[key], b[key], atol=1e-5 if key == "score" else 0.1), key
 
 
+def test_the_trained_nets_find_on_aarch64_what_they_find_here(detect, folder, tmp_path):
+    from gluonface.deploy.build import compile_model
+
+    astronaut = pytest.importorskip("skimage.data", reason="needs gluonface[demo]").astronaut()
+    nets = {"detector": "retinaface_mobilenet0.25_mask", "points": "heatmap_mobilenetv2_0.25_sssd_fc26"}
+    for target in ("cortex-a72", "native"):
+        for name, net in nets.items():
+            sizes = [(256, 256)] if name == "detector" else None
+            compile_model(net, tmp_path / target / name, target=target, sizes=sizes)
+    file = write_ppm(tmp_path / "astronaut.ppm", astronaut)
+    arm = tmp_path / "cortex-a72"
+    environment = [*EMULATOR, "-E", f"LD_LIBRARY_PATH={LIBRARIES}"]
+    done = run(*environment, detect, arm / "detector", "--landmarks", arm / "points", "--score", "0.1", file)
+    assert done.returncode == 0, done.stderr
+    (line,) = [json.loads(line) for line in done.stdout.splitlines()]
+    here = tmp_path / "native"
+    expected = runtime.load(here / "detector", landmarks=here / "points", score_thresh=0.1)(astronaut).to_dict()
+    assert len(line["faces"]) == len(expected["faces"]) >= 1
+    for a, b in zip(line["faces"], expected["faces"]):
+        assert abs(a["score"] - b["score"]) < 1e-3
+        for key in ("box", "landmarks5", "landmarks"):
+            assert np.abs(np.subtract(a[key], b[key])).max() < 0.5, key
+
+
 def test_threads_on_aarch64(detect, artefacts, photo, tmp_path):
     file = write_ppm(tmp_path / "a.ppm", photo(480, 640))
     one, three = (run(*EMULATOR, detect, artefacts / "detector", "--threads", n, file) for n in (1, 3))

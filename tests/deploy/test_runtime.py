@@ -4,6 +4,8 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from gluonface.deploy.runtime import libraries
 from gluonface.errors import DeployError, ImageError, InputError, MissingDependencyError
 from gluonface.faces import SCHEMES
 from gluonface.geometry import HEATMAP_TEMPLATE, five_from_boxes
+from gluonface.image import save_image
 
 pytest.importorskip("tvm_ffi", reason="running takes tvm_ffi: pip install gluonface[runtime]")
 
@@ -351,6 +354,7 @@ def test_without_tvm_ffi_the_error_names_the_extra(monkeypatch):
         libraries.load_runtime(None, {}, "a")
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = """
 import importlib.util, json, sys
 assert importlib.util.find_spec("tvm") is None and importlib.util.find_spec("mxnet") is None
@@ -392,3 +396,18 @@ def test_an_environment_with_the_runtime_extra_alone_runs_an_artefact_with_its_l
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == runtime.load(toys / "detector", size=(96, 128))(image).to_dict()
+
+    # The two commands of the README: compiled here, run there.
+    astronaut = pytest.importorskip("skimage.data", reason="needs gluonface[demo]").astronaut()
+    save_image(tmp_path / "photo.jpg", astronaut)
+    lines = re.findall(r"^gluonface (compile .* --bundle .*|detect .* --artefact .*)$", README, re.M)
+    *compiling, running = [shlex.split(line) for line in lines]
+    assert len(compiling) == 2 and "--landmarks-artefact" in running
+    for words in compiling:
+        done = subprocess.run([sys.executable, "-m", "gluonface", *words], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    command = [home / "bin" / "gluonface", *running]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (face,) = json.loads(done.stdout)["faces"]
+    assert len(face["landmarks"]) == 68 and face["score"] > 0.9
