@@ -418,8 +418,8 @@ def deploy_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
         "normalisation, decoding and suppression are inside.",
         _deploy_speed(results.deploy),
         _deploy_artefacts(results.deploy),
-        "Operations are those of the plain convolution. Winograd's way carries out fewer, so more than the whole peak can "
-        "stand there.",
+        "Operations are those of the plain convolution. Winograd's way carries out fewer, so more than the whole peak "
+        "can stand there.",
     ]
     measured = [r for r in results.deploy if r["accuracy"]]
     if measured:
