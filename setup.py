@@ -13,22 +13,23 @@ _GLUON = ["gluoncv==0.10.5.post0", "tqdm>=4.60", 'setuptools>=65; python_version
 # What a compiled artefact needs. tvm-ffi 0.1.15 crashes when TVM 0.27 writes a module as JSON, hence the exact pins.
 _RUNTIME = ["apache-tvm-ffi==0.1.14.post1"]
 _DEPLOY = ["apache-tvm==0.27.0.post1", "onnx>=1.16", *_RUNTIME]
+# TVM's RPC tracker is a tornado server; psutil ends what a device's server started
+_TUNE = [*_DEPLOY, "tornado>=6.2", "psutil"]
 
 EXTRAS = {
     "cpu": ["mxnet==1.9.1", *_GLUON],
     "cu112": ["mxnet-cu112==1.9.1", *_GLUON],
     "runtime": _RUNTIME,
     "deploy": _DEPLOY,
-    # TVM's RPC tracker is a tornado server; psutil ends what a device's server started
-    "tune": [*_DEPLOY, "tornado>=6.2", "psutil"],
+    "tune": _TUNE,
     "viz": ["matplotlib>=3.5"],
     "train": [*_GLUON, "matplotlib>=3.5", "scipy>=1.8"],
     "cofw": ["h5py>=3.0"],  # its official files are HDF5
     "bench": ["matplotlib>=3.5", "psutil", "scipy>=1.8", "tqdm>=4.60", "onnxruntime>=1.17", "openvino>=2024.0"],
     # scikit-image 0.22 carries the photo inside its wheel and installs with NumPy below 2 on Python 3.10 to 3.12
     "demo": ["matplotlib>=3.5", "scikit-image>=0.22,<0.23"],
-    # Deployment is tested for real: compiled by TVM, exported nets run by onnxruntime
-    "test": [*_DEPLOY, "onnxruntime>=1.17", "pytest>=7", "ruff==0.17.6", "scipy>=1.8", "setuptools>=65", "wheel"],
+    # Deployment is tested for real: compiled by TVM, tuned over RPC, exported nets run by onnxruntime
+    "test": [*_TUNE, "onnxruntime>=1.17", "pytest>=7", "ruff==0.17.6", "scipy>=1.8", "setuptools>=65", "wheel"],
 }
 
 setup(

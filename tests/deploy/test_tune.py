@@ -150,6 +150,7 @@ def test_a_kernel_is_measured_here(small_kernel):
 
 
 def test_a_kernel_is_measured_on_a_device_behind_a_tracker(small_kernel):
+    pytest.importorskip("tornado", reason="needs gluonface[tune]")
     rpc, tracker = pytest.importorskip("tvm.rpc.server"), pytest.importorskip("tvm.rpc.tracker")
     if find_target("native").compiler() is None:
         pytest.skip("no C++ compiler here")
