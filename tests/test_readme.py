@@ -124,3 +124,25 @@ def test_the_readme_names_the_default():
 def test_the_pictures_are_small():
     for name in ("crowd.jpg", "landmarks.jpg"):
         assert (ROOT / "docs" / "img" / name).stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_the_python_of_the_other_pages_runs(page, tmp_path):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for code in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
+        if "deploy" in code:
+            pytest.importorskip("tvm", reason="needs gluonface[deploy]")
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_every_gluonface_command_of_the_other_pages_exists(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    names = {command.name for command in cli.COMMANDS}
+    for name, options in re.findall(r"^gluonface (\w+)(.*)$", text, re.M):
+        assert name in names
+        for option in re.findall(r"\s(--[\w-]+)", options):
+            assert re.search(rf"{option}\b", help_of("-m", "gluonface", name)), (
+                f"{page}: gluonface {name} has no {option}"
+            )
