@@ -13,8 +13,8 @@ _GLUON = ["gluoncv==0.10.5.post0", "tqdm>=4.60", 'setuptools>=65; python_version
 # What a compiled artefact needs. tvm-ffi 0.1.15 crashes when TVM 0.27 writes a module as JSON, hence the exact pins.
 _RUNTIME = ["apache-tvm-ffi==0.1.14.post1"]
 _DEPLOY = ["apache-tvm==0.27.0.post1", "onnx>=1.16", *_RUNTIME]
-# TVM's RPC tracker is a tornado server; psutil ends what a device's server started
-_TUNE = [*_DEPLOY, "tornado>=6.2", "psutil"]
+# TVM's RPC tracker is a tornado server; a device's server starts its workers with cloudpickle and ends them with psutil
+_TUNE = [*_DEPLOY, "tornado>=6.2", "psutil", "cloudpickle"]
 
 EXTRAS = {
     "cpu": ["mxnet==1.9.1", *_GLUON],
