@@ -14,6 +14,7 @@ import numpy as np
 
 from .._compat import import_optional
 from ..decode import MAX_LOG_SIZE
+from .kernels import COUNT, LEFT, RIGHT, merge_sort
 
 tvm = import_optional("tvm", "deploy")
 te = import_optional("tvm.te", "deploy")
@@ -22,46 +23,6 @@ T = import_optional("tvm.script.ir_builder.tirx", "deploy")
 IRBuilder = import_optional("tvm.script.ir_builder", "deploy").IRBuilder
 
 __all__ = ["detections", "soft_argmax"]
-
-# Columns of the small table of whole numbers that a row works with.
-_COUNT, _LEFT, _RIGHT = range(3)
-
-
-def merge_sort(better, order, merged, numbers, row, most: int) -> None:
-    """Sort ``order[row, :numbers[row, 0]]``, stably.
-
-    Parameters
-    ----------
-    better : callable
-        ``better(i, j)``: whether what ``order`` holds as i may stand before j.
-    order, merged, numbers : buffer proxies
-        (B, most) int32, the same as room to work, (B, 3) int32.
-    row : expr
-    most : int
-        That can be there.
-    """
-    for step in range(math.ceil(math.log2(max(most, 2)))):
-        side = 1 << step
-        with T.If(side < numbers[row, _COUNT]), T.Then():
-            with T.serial(0, tvm.tirx.floordiv(numbers[row, _COUNT] + (2 * side - 1), 2 * side)) as block:
-                start = block * (2 * side)
-                middle = tvm.tirx.min(start + side, numbers[row, _COUNT])
-                end = tvm.tirx.min(start + 2 * side, numbers[row, _COUNT])
-                numbers[row, _LEFT], numbers[row, _RIGHT] = start, middle
-                with T.serial(0, end - start) as k:
-                    # An exhausted half is not looked at, but read within bounds.
-                    left = order[row, tvm.tirx.min(numbers[row, _LEFT], middle - 1)]
-                    right = order[row, tvm.tirx.min(numbers[row, _RIGHT], end - 1)]
-                    take_left = tvm.tirx.any(numbers[row, _RIGHT] >= end, better(left, right))
-                    with T.If(tvm.tirx.all(numbers[row, _LEFT] < middle, take_left)):
-                        with T.Then():
-                            merged[row, start + k] = order[row, numbers[row, _LEFT]]
-                            numbers[row, _LEFT] = numbers[row, _LEFT] + 1
-                        with T.Else():
-                            merged[row, start + k] = order[row, numbers[row, _RIGHT]]
-                            numbers[row, _RIGHT] = numbers[row, _RIGHT] + 1
-            with T.serial(0, numbers[row, _COUNT]) as j:
-                order[row, j] = merged[row, j]
 
 
 @contextlib.contextmanager
@@ -123,22 +84,22 @@ def detections(
             cls, box, landmark, anchor = (T.buffer_proxy(b) for b in ins)
             scores, boxes, points, found, order, merged, kept, areas, numbers = (T.buffer_proxy(b) for b in outs)
             with _each(batch, e.gpu) as (r, _):
-                numbers[r, _COUNT] = T.int32(0)
+                numbers[r, COUNT] = T.int32(0)
                 with T.serial(0, count) as j:
                     logit = cls[r, j, 1] - cls[r, j, 0]
                     likely = logit > T.float32(least) if math.isfinite(least) else tvm.tirx.const(True)
                     with T.If(likely), T.Then():
                         found[r, j] = T.float32(1) / (T.float32(1) + tvm.tirx.exp(T.float32(0) - logit))
                         with T.If(found[r, j] > T.float32(score_thresh)), T.Then():
-                            order[r, numbers[r, _COUNT]] = j
-                            numbers[r, _COUNT] = numbers[r, _COUNT] + 1
+                            order[r, numbers[r, COUNT]] = j
+                            numbers[r, COUNT] = numbers[r, COUNT] + 1
                 merge_sort(lambda i, j: found[r, i] >= found[r, j], order, merged, numbers, r, count)
-                # From here on numbers[r, _LEFT] is how many stay, and merged holds their anchors.
-                numbers[r, _LEFT] = T.int32(0)
-                looked_at = tvm.tirx.min(numbers[r, _COUNT], limit)
-                with T.serial(0, looked_at) as i, T.If(numbers[r, _LEFT] < most), T.Then():
+                # From here on numbers[r, LEFT] is how many stay, and merged holds their anchors.
+                numbers[r, LEFT] = T.int32(0)
+                looked_at = tvm.tirx.min(numbers[r, COUNT], limit)
+                with T.serial(0, looked_at) as i, T.If(numbers[r, LEFT] < most), T.Then():
                     place = order[r, i]
-                    slot = numbers[r, _LEFT]
+                    slot = numbers[r, LEFT]
                     for axis in range(2):
                         centre = box[r, place, axis] * anchor[place, 2] + anchor[place, axis]
                         size = tvm.tirx.exp(tvm.tirx.min(box[r, place, axis + 2], T.float32(MAX_LOG_SIZE)))
@@ -148,9 +109,9 @@ def detections(
                     areas[r, slot] = tvm.tirx.max(kept[r, slot, 2] - kept[r, slot, 0], T.float32(0)) * tvm.tirx.max(
                         kept[r, slot, 3] - kept[r, slot, 1], T.float32(0)
                     )
-                    numbers[r, _RIGHT] = T.int32(1)
+                    numbers[r, RIGHT] = T.int32(1)
                     if suppress:
-                        with T.serial(0, numbers[r, _LEFT]) as k, T.If(numbers[r, _RIGHT] == 1), T.Then():
+                        with T.serial(0, numbers[r, LEFT]) as k, T.If(numbers[r, RIGHT] == 1), T.Then():
                             common = T.float32(1)
                             for axis in range(2):
                                 common = common * tvm.tirx.max(
@@ -160,11 +121,11 @@ def detections(
                                 )
                             overlap = common / (areas[r, slot] + areas[r, k] - common)
                             with T.If(overlap > T.float32(nms_thresh)), T.Then():
-                                numbers[r, _RIGHT] = T.int32(0)
-                    with T.If(numbers[r, _RIGHT] == 1), T.Then():
+                                numbers[r, RIGHT] = T.int32(0)
+                    with T.If(numbers[r, RIGHT] == 1), T.Then():
                         merged[r, slot] = place
-                        numbers[r, _LEFT] = numbers[r, _LEFT] + 1
-                with T.serial(0, given) as i, T.If(i < numbers[r, _LEFT]):
+                        numbers[r, LEFT] = numbers[r, LEFT] + 1
+                with T.serial(0, given) as i, T.If(i < numbers[r, LEFT]):
                     with T.Then():
                         place = merged[r, i]
                         scores[r, i] = found[r, place]

@@ -20,10 +20,14 @@ __all__ = [
     "box_decode",
     "box_nms",
     "deformable_convolution",
+    "merge_sort",
     "pixel_shuffle",
     "roi_align",
     "space_to_depth",
 ]
+
+#: Columns of the small table of whole numbers that a row works with.
+COUNT, LEFT, RIGHT = range(3)
 
 
 # ---- moving cells ----------------------------------------------------------------------------------------------------
@@ -425,6 +429,43 @@ def box_nms(
     return relax.TupleGetItem(e.te(compute, rows, name="box_nms"), 0)
 
 
+def merge_sort(better, order, merged, numbers, row, most: int) -> None:
+    """Sort ``order[row, :numbers[row, 0]]``, stably.
+
+    Parameters
+    ----------
+    better : callable
+        ``better(i, j)``: whether what ``order`` holds as i may stand before j.
+    order, merged, numbers : buffer proxies
+        (B, most) int32, the same as room to work, (B, 3) int32.
+    row : expr
+    most : int
+        That can be there.
+    """
+    for step in range(math.ceil(math.log2(max(most, 2)))):
+        side = 1 << step
+        with T.If(side < numbers[row, COUNT]), T.Then():
+            with T.serial(0, tvm.tirx.floordiv(numbers[row, COUNT] + (2 * side - 1), 2 * side)) as block:
+                start = block * (2 * side)
+                middle = tvm.tirx.min(start + side, numbers[row, COUNT])
+                end = tvm.tirx.min(start + 2 * side, numbers[row, COUNT])
+                numbers[row, LEFT], numbers[row, RIGHT] = start, middle
+                with T.serial(0, end - start) as k:
+                    # An exhausted half is not looked at, but read within bounds.
+                    left = order[row, tvm.tirx.min(numbers[row, LEFT], middle - 1)]
+                    right = order[row, tvm.tirx.min(numbers[row, RIGHT], end - 1)]
+                    take_left = tvm.tirx.any(numbers[row, RIGHT] >= end, better(left, right))
+                    with T.If(tvm.tirx.all(numbers[row, LEFT] < middle, take_left)):
+                        with T.Then():
+                            merged[row, start + k] = order[row, numbers[row, LEFT]]
+                            numbers[row, LEFT] = numbers[row, LEFT] + 1
+                        with T.Else():
+                            merged[row, start + k] = order[row, numbers[row, RIGHT]]
+                            numbers[row, RIGHT] = numbers[row, RIGHT] + 1
+            with T.serial(0, numbers[row, COUNT]) as j:
+                order[row, j] = merged[row, j]
+
+
 def _sort_valid(data, r, order, merged, numbers, count, score_index, id_index, background_id, valid_thresh) -> None:
     """Places of the rows above the threshold, best first, into ``order``; how many into ``numbers[r, 0]``."""
     numbers[r, 0] = T.int32(0)
@@ -435,30 +476,8 @@ def _sort_valid(data, r, order, merged, numbers, count, score_index, id_index, b
         with T.If(valid), T.Then():
             order[r, numbers[r, 0]] = j
             numbers[r, 0] = numbers[r, 0] + 1
-    # Merge sort from the bottom; numbers[r, 1] and [r, 2] are where the two halves stand.
-    for step in range(math.ceil(math.log2(max(count, 2)))):
-        side = 1 << step
-        with T.If(side < numbers[r, 0]), T.Then():
-            with T.serial(0, tvm.tirx.floordiv(numbers[r, 0] + (2 * side - 1), 2 * side)) as block:
-                start = block * (2 * side)
-                middle = tvm.tirx.min(start + side, numbers[r, 0])
-                end = tvm.tirx.min(start + 2 * side, numbers[r, 0])
-                numbers[r, 1], numbers[r, 2] = start, middle
-                with T.serial(0, end - start) as k:
-                    # An exhausted half is not looked at, but read within bounds. Of equal scores the earlier row
-                    # comes first.
-                    left = tvm.tirx.min(numbers[r, 1], middle - 1)
-                    right = tvm.tirx.min(numbers[r, 2], end - 1)
-                    better = data[r, order[r, left], score_index] >= data[r, order[r, right], score_index]
-                    with T.If(tvm.tirx.all(numbers[r, 1] < middle, tvm.tirx.any(numbers[r, 2] >= end, better))):
-                        with T.Then():
-                            merged[r, start + k] = order[r, numbers[r, 1]]
-                            numbers[r, 1] = numbers[r, 1] + 1
-                        with T.Else():
-                            merged[r, start + k] = order[r, numbers[r, 2]]
-                            numbers[r, 2] = numbers[r, 2] + 1
-            with T.serial(0, numbers[r, 0]) as j:
-                order[r, j] = merged[r, j]
+    # Of equal scores the earlier row comes first.
+    merge_sort(lambda i, j: data[r, i, score_index] >= data[r, j, score_index], order, merged, numbers, r, count)
 
 
 def _convert(out, r, count, start: int, corner: bool) -> None:
