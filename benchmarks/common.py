@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import gluonface
+from gluonface.deploy.runtime.machine import processor_name
 from gluonface.errors import DataError, GluonFaceError
 from gluonface.files import write_atomically
 from gluonface.geometry import warp_image, warp_points
@@ -66,7 +67,7 @@ def provenance(argv: Sequence[str] | None) -> dict:
             "numpy": _version("numpy"),
             "python": platform.python_version(),
         },
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
+        "machine": {"cpu": processor_name(), "cores": os.cpu_count()},
     }
 
 
@@ -79,15 +80,10 @@ def _version(*names: str) -> str | None:
     return None
 
 
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of them the head, as Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 def memory_mib() -> float:

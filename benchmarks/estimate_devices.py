@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, provenance, read_result, rounded, run, table, write_result
+from common import RESULTS, markdown_table, provenance, read_result, rounded, run, table, write_result
 
 from gluonface._compat import import_optional
 from gluonface.errors import DataError, InputError
@@ -566,7 +566,7 @@ def page(result: dict) -> str:
         chosen = [device for device in devices if device.gpu == gpu]
         rows = [["network", "canvas", *(f"{d.name}" if gpu else d.label for d in chosen)]]
         rows += [[*_named(net), *(_span(e[d.label]) for d in chosen)] for net, e in zip(nets, ours)]
-        parts.append(_markdown(rows))
+        parts.append(markdown_table(rows))
     parts.append(_waiting(devices, ours))
     parts.append(
         "**The papers' own figures**, of their networks and code, and our estimate where the network is the same:"
@@ -626,7 +626,7 @@ def _papers(result: dict, devices: Sequence[Device]) -> str:
         same = [net for net in result["nets"] if p.ours and any(name.startswith(p.ours) for name in net["models"])]
         cells = [_percent(share) if share else "-", _span(same[0]["estimates"][p.peak_of]) if same else "-"]
         rows.append([p.paper, p.net, p.device, p.canvas, p.milliseconds, *cells])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _checks(nets: Sequence[dict]) -> str:
@@ -636,7 +636,7 @@ def _checks(nets: Sequence[dict]) -> str:
             off = f"{100 * check['off']:+.0f} %" + (" (its own shares)" if check["own"] else "")
             cells = [f"{net['measured'][width]['ms']:.2f}", f"{check['estimated_ms']:.2f}", off]
             rows.append([*_named(net), f"`{width}`", *cells])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _shares(result: dict) -> str:
@@ -649,7 +649,7 @@ def _shares(result: dict) -> str:
         tuned = sorted({m["schedules"] for m in measured})
         peak = max(m["peak_gflops"] for m in measured)
         rows.append([f"`{width}`", str(lanes), f"{peak:.0f}", *cells, ", ".join(tuned)])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _counts(nets: Sequence[dict]) -> str:
@@ -659,7 +659,7 @@ def _counts(nets: Sequence[dict]) -> str:
         products = sum(each[kind]["flops"] for kind in KINDS if kind != "rest") / 2e9
         calls, moved = (sum(t[key] for t in each.values()) for key in ("calls", "bytes"))
         rows.append([*_named(net), f"{net['gf']:.2f}", f"{products:.2f}", str(calls), f"{moved / 1e6:.0f}"])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _sources(devices: Sequence[Device]) -> str:
@@ -668,7 +668,7 @@ def _sources(devices: Sequence[Device]) -> str:
         clock, peak = _range(d.clock_ghz, "g"), _range(d.peak_gflops, ".0f")
         rows.append([d.label, clock, str(d.flops_per_cycle), str(d.cores), peak, f"{d.bandwidth:g}"])
     notes = dict.fromkeys(f"- {d.name}, {d.source}." for d in devices)
-    return _markdown(rows) + "\n\n" + "\n".join(notes)
+    return markdown_table(rows) + "\n\n" + "\n".join(notes)
 
 
 def _named(net: dict) -> list[str]:
@@ -688,11 +688,6 @@ def _range(pair: Sequence[float], form: str) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import estimate_devices
-from common import ROOT, figure, looked_at, read_result, run
+from common import ROOT, figure, looked_at, markdown_table, read_result, run
 
 from gluonface.errors import DataError
 from gluonface.files import write_atomically
@@ -221,7 +221,7 @@ def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
         notes.append(
             f"\\** From JPEG (1280x960) to `Faces`, long side 640, MXNet, one thread of {', '.join(machines)}."
         )
-    return "\n\n".join([_markdown(rows), *notes])
+    return "\n\n".join([markdown_table(rows), *notes])
 
 
 def landmark_models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
@@ -239,7 +239,7 @@ def landmark_models_table(facts: list[ModelFacts], results: Results, path: Path)
         cells.append(f"{timed[0][1]['median_ms']['total']:.1f}" if timed else "-")
         rows.append([_linked(path, one.name), *cells, _terms(one)])
     bare = len([f for f in nets if not f.trained])
-    parts = [_markdown(rows)]
+    parts = [markdown_table(rows)]
     parts += [f"\\* {note}." for note in sorted(notes)]
     if machines:
         parts.append(
@@ -288,7 +288,7 @@ def _detection(results: list[dict], with_model: bool) -> str:
     for r in results:
         cells = [r["domain"], looked_at(r), *(figure(r[k]) for k in ("ap50", "ap", "recall_at_1fppi"))]
         rows.append([f"`{r['model']}`", *cells] if with_model else cells)
-    return _markdown(rows) if results else ""
+    return markdown_table(rows) if results else ""
 
 
 def _by_size(result: dict) -> str:
@@ -297,7 +297,7 @@ def _by_size(result: dict) -> str:
     rows.append(["faces", *(str(result["by_size"][b]["faces"]) for b in bins)])
     for key, words in (("ap50", "AP@0.5"), ("recall_at_1fppi", "recall at 1 false alarm a photo")):
         rows.append([words, *(figure(result["by_size"][b][key]) for b in bins)])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def aligned(result: dict) -> str:
@@ -324,12 +324,12 @@ def _landmarks(results: list[dict], with_model: bool) -> str:
         cells += [_percent(r["auc"], 1), f"{_percent(r['failure_rate'])} > {_percent(r['threshold'], 0)}"]
         cells.append(f"{r['missed']} of {r['faces']}")
         rows.append([f"`{r['model']}`", *cells] if with_model else cells)
-    return _markdown(rows) if results else ""
+    return markdown_table(rows) if results else ""
 
 
 def _by_group(result: dict) -> str:
     rows = [list(result["nme_groups"]), [_percent(value) for value in result["nme_groups"].values()]]
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
@@ -338,7 +338,7 @@ def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str
         rows = [["decoder", "median ms"], *([name, f"{ms:.2f}"] for name, ms in r["median_ms"].items())]
         parts.append(
             f"{r['points']} heatmaps of {r['size']}x{r['size']} cells of each of {r['faces']} faces, NumPy, one thread "
-            f"of {r['machine']['cpu']}.\n\n" + _markdown(rows)
+            f"of {r['machine']['cpu']}.\n\n" + markdown_table(rows)
         )
     return "\n\n".join(parts)
 
@@ -357,7 +357,7 @@ def ablation_table(facts: list[ModelFacts], results: Results, path: Path) -> str
             f"`{r['model']}`, its backbone from `{r['start']}` and the rest from random weights, {r['epochs']} passes "
             f"over {' and '.join(r['train_sources'])} in crops of {r['data_shape']} pixels, {len(r['seeds'])} seeds; "
             f"NME over the distance of the outer eye corners, {r['domain']}, aligned by the five labelled points.\n\n"
-            + _markdown(rows)
+            + markdown_table(rows)
         )
     return "\n\n".join(parts)
 
@@ -394,7 +394,7 @@ def _speed(runs: list[tuple[dict, dict]], with_model: bool) -> str:
     if not runs:
         return ""
     machines = sorted({f"{r['machine']['cpu']}, {r['machine']['cores']} cores" for r, _ in runs})
-    return f"Median milliseconds a batch, MXNet, {'; '.join(machines)}.\n\n" + _markdown(rows)
+    return f"Median milliseconds a batch, MXNet, {'; '.join(machines)}.\n\n" + markdown_table(rows)
 
 
 #: Engine of a result of deploy.py -> the head of its column.
@@ -452,7 +452,7 @@ def _deploy_speed(results: list[dict]) -> str:
                 both = (one["median_ms"].get(name), one["end_to_end_ms"].get(name))
                 cells.append(" / ".join("-" if ms is None else f"{ms:.1f}" for ms in both))
             rows.append([*_canvas(r), str(one["threads"]), *cells])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _deploy_artefacts(results: list[dict]) -> str:
@@ -474,7 +474,7 @@ def _deploy_artefacts(results: list[dict]) -> str:
         cells += [f"{start['ms']:.0f} ms", memory, f"{one['gflops']['artefact']:.0f}"]
         cells += [_percent(one["share_of_peak"]["artefact"], 0), artefact["schedules"]]
         rows.append([*_canvas(r), *cells])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _deploy_accuracy(results: list[dict]) -> str:
@@ -489,7 +489,7 @@ def _deploy_accuracy(results: list[dict]) -> str:
             cells += [f"{beside['boxes']:.4f}" if beside else "-", f"{max(points):.4f}" if points else "-"]
             cells += [f"{beside['scores']:.1e}" if beside else "-", str(len(beside["one_sided"])) if beside else "-"]
             rows.append([*_canvas(r), _ENGINES[name], *cells])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def figures(model: str, results: Results) -> str:
@@ -541,11 +541,6 @@ def _comparison(result: dict) -> str:
         f"{result['domain']}: difference {c['difference']:+.3f}, 95 % interval {c['low']:+.3f} to {c['high']:+.3f}, "
         f"p = {c['p_value']:.4f} (paired bootstrap over photos, {c['resamples']} resamples)."
     )
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 _REGIONS = {

@@ -44,6 +44,7 @@ from ..facts import ModelFacts
 from ..geometry import box_iou
 from .engines import Engine, Job, engine_of, find_bucket, make_job, open_engine, ort_session
 from .runtime import Bucket, open_artifact
+from .runtime.machine import processor_name
 
 __all__ = ["PIXELS", "SCORE", "Difference", "bench", "bench_remote", "compare_faces", "gflop_of", "start_up"]
 
@@ -594,16 +595,8 @@ def provenance() -> dict:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "versions": versions,
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count()},
+        "machine": {"cpu": processor_name(), "cores": os.cpu_count()},
     }
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 # ---- on another device -----------------------------------------------------------------------------------------------

@@ -266,8 +266,7 @@ def compile_model(
     if isinstance(net, str):
         net = get_model(net, pretrained=True, root=root)
     buckets = buckets_for(net, sizes, batches)
-    compiler = row.compiler()
-    if compiler is None and not objects:
+    if row.compiler() is None and not objects:
         raise DeployError(
             f"no compiler that links for {row.name} was found: {row.without_compiler()}; or ask for object files "
             "(--objects) and link them where there is one"
@@ -303,8 +302,7 @@ def compile_model(
         return _write_objects(Path(out), executable, manifest, row)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"
-        link = import_optional("tvm.support.cc", "deploy").cross_compiler(compiler, options=["-shared", "-fPIC"])
-        executable.export_library(str(library), fcompile=link)
+        executable.export_library(str(library), fcompile=row.link())
         return write_artifact(out, library, manifest, installed_runtime() if bundle else None, as_zip)
 
 

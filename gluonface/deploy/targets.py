@@ -79,6 +79,12 @@ class CompileTarget:
             return next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "c++"))), None)
         return shutil.which(f"{self.mtriple}-g++")
 
+    def link(self) -> Callable | None:
+        """What ``export_library`` of TVM links a library with; None without a compiler."""
+        compiler = self.compiler()
+        cc = import_optional("tvm.support.cc", "deploy")
+        return None if compiler is None else cc.cross_compiler(compiler, options=["-shared", "-fPIC"])
+
     def link_name(self) -> str:
         """What the compiler that links for this target is usually called."""
         if "android" in self.mtriple:

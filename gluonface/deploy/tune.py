@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import socket
 import tempfile
 import time
@@ -26,6 +25,7 @@ from .._compat import import_optional
 from ..errors import DataError, DeployError
 from ..files import write_atomically
 from ..model_zoo.store import find_file
+from .runtime.machine import processor_name
 from .schedules import Knobs, Tile, candidates, schedule, signature, tile_of
 
 __all__ = ["Record", "Records", "search"]
@@ -191,9 +191,9 @@ class _Measure:
 
     def __init__(self, target, rpc: tuple[str, int, str] | None):
         self._tvm = import_optional("tvm", "tune")
-        self._target, self._compiler, self.error = target.tvm_target(), target.compiler(), ""
+        self._target, self._link, self.error = target.tvm_target(), target.link(), ""
         self._remote = None
-        self.about = {"machine": _processor(), "tvm": str(self._tvm.__version__)}
+        self.about = {"machine": processor_name(), "tvm": str(self._tvm.__version__)}
         if rpc is not None:
             host, port, key = rpc
             try:
@@ -227,11 +227,8 @@ class _Measure:
         built = self._tvm.compile(module, target=self._target)
         with tempfile.TemporaryDirectory() as folder:
             if self._remote is not None:
-                link = import_optional("tvm.support.cc", "tune").cross_compiler(
-                    self._compiler, options=["-shared", "-fPIC"]
-                )
                 path = Path(folder) / "kernel.so"
-                built.export_library(str(path), fcompile=link)
+                built.export_library(str(path), fcompile=self._link)
                 self._remote.upload(str(path))
                 loaded = self._remote.load_module(path.name)
             else:
@@ -243,12 +240,3 @@ class _Measure:
         # On one core: what the cores share is the memory, and the outer loops are theirs in any case.
         scheduled = next(iter(schedule(function, knobs, parallel=False).mod.functions.values()))
         return self._tvm.IRModule({"main": scheduled.with_attr("global_symbol", "main")})
-
-
-def _processor() -> str:
-    """Name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

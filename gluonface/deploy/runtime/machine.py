@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import DeployError
 from .manifest import Target
 
-__all__ = ["LEVELS", "architecture", "check_machine", "cpu_features", "features_of"]
+__all__ = ["LEVELS", "architecture", "check_machine", "cpu_features", "features_of", "processor_name"]
 
 _V2 = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
 # LZCNT hides behind "abm" in Linux' list, OSXSAVE behind "xsave".
@@ -45,6 +45,17 @@ def cpu_features(cpuinfo: str | Path = "/proc/cpuinfo") -> frozenset[str] | None
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return None
+
+
+def processor_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def features_of(mcpu: str, host: frozenset[str] | None = None) -> tuple[str, ...]:
