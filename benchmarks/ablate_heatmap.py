@@ -19,21 +19,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, describe_domain, new_figure, provenance, rounded, run, save_figure, table, write_result
+from ablation import beyond_spread, draw_rows, epochs_done, finished, in_words
+from ablation import train as train_with
+from common import describe_domain, new_figure, provenance, rounded, run, save_figure, table, write_result
 
 from gluonface import get_model
 from gluonface._compat import mx
 from gluonface.alignment import LandmarkPredictor
 from gluonface.data import read_jsonl
-from gluonface.errors import GluonFaceError
 from gluonface.faces import SCHEMES
 from gluonface.image import load_image
 from gluonface.metrics import evaluate_landmarks, label_sizes, scored_faces
@@ -100,12 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured: dict[tuple[str, int], dict] = {}
     for seed in args.seeds:
         for row in rows:
-            if not row.run_of and not finished(folder_of(args, row, seed), args.epochs):
+            folder, epochs = folder_of(args, row, seed), epochs_of(row, args.epochs)
+            if not row.run_of and not finished(folder, epochs):
                 if args.collect or (deadline and time.monotonic() > deadline):
                     continue
                 train(args, row, seed)
-            if finished(folder_of(args, row, seed), args.epochs):
-                measured[row.label + row.part, seed] = test(row, folder_of(args, row, seed))
+            if finished(folder, epochs):
+                measured[row.label + row.part, seed] = test(row, folder)
     result = summarise(rows, args.seeds, measured)
     print(describe(result))
     if args.json:
@@ -157,35 +157,20 @@ def epochs_of(row: Row, epochs: int) -> int:
     return max(1, epochs // 2) if "--flip-copies" in row.flags else epochs
 
 
-def finished(folder: Path, epochs: int) -> bool:
-    """Whether a run has reached its last epoch."""
-    config, last = folder / "config.json", folder / "last.params"
-    if not config.is_file() or not last.is_file():
-        return False
-    wanted = json.loads(config.read_text(encoding="utf-8"))["epochs"]
-    if wanted not in (epochs, max(1, epochs // 2)):
-        return False
-    return (folder / "checkpoints" / f"epoch-{wanted:04d}").is_dir()
-
-
 def train(args: argparse.Namespace, row: Row, seed: int) -> None:
     folder = folder_of(args, row, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        *(sys.executable, str(ROOT / "train" / "train_heatmap.py"), f"--model={name_of(row)}"),
-        *(f"--train={args.train}", "--sources", *args.sources, "--cache=memory", "--worker-kind=thread"),
+    flags = [
+        *(f"--model={name_of(row)}", f"--train={args.train}", "--sources", *args.sources),
+        *("--cache=memory", "--worker-kind=thread"),
         *(f"--data-shape={args.data_shape}", f"--epochs={epochs_of(row, args.epochs)}", f"--seed={seed}"),
-        *("--lr-mode=cosine", "--warmup-epochs=.5", "--keep-checkpoints=1", f"--save-prefix={folder}", *row.flags),
+        *("--lr-mode=cosine", "--warmup-epochs=.5", "--keep-checkpoints=1", *row.flags),
     ]
-    if any(folder.glob("checkpoints/epoch-*")):
-        command.append(f"--resume={folder}")
-    else:
-        command.append(f"--start={write_start(args, row, seed, folder / 'start.params')}")
+    start = []
+    if not epochs_done(folder):
+        start.append(f"--start={write_start(args, row, seed, folder / 'start.params')}")
     print(f"{row.part}, {row.label}, seed {seed}: {folder}", flush=True)
-    with (folder / "out.log").open("a", encoding="utf-8") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-    if status:
-        raise GluonFaceError(f"the run of {row.label} ended with status {status}: see {folder / 'out.log'}")
+    train_with("train_heatmap.py", folder, flags, start)
 
 
 def name_of(row: Row) -> str:
@@ -254,20 +239,10 @@ def summarise(rows: Sequence[Row], seeds: Sequence[int], measured: dict) -> list
     return result
 
 
-def beyond_spread(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether means differ by more than twice the standard error of the difference; False with one seed."""
-    if min(len(first), len(second)) < 2:
-        return False
-    error = np.sqrt(np.var(first, ddof=1) / len(first) + np.var(second, ddof=1) / len(second))
-    return bool(abs(np.mean(second) - np.mean(first)) > 2 * error)
-
-
 def describe(result: list[dict]) -> str:
     rows = [("", "NME, % of each seed", "mean", "difference")]
     for r in result:
-        change = "" if "difference" not in r else f"{100 * r['difference']:+.2f}"
-        if change and not r["beyond_spread"]:
-            change += ", within the spread"
+        change = in_words(100 * r["difference"], r["beyond_spread"]) if "difference" in r else ""
         rows.append(
             (
                 f"{r['part']}: {r['label']}",
@@ -289,15 +264,9 @@ def plot(path: str, result: list[dict], domain: str) -> None:
     )
     for axes, part in zip(np.atleast_1d(drawing.subplots(len(parts), 1, height_ratios=counts)), parts):
         rows = [r for r in result if r["part"] == part]
-        for y, r in enumerate(rows):
-            values = [100 * v for v in r["nme"]]
-            axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.7)
-            axes.plot([100 * r["mean"]] * 2, [y - 0.3, y + 0.3], color="C1", lw=2)
-        axes.axvline(100 * rows[0]["mean"], color="grey", lw=0.8, ls=":")
-        axes.set_yticks(range(len(rows)), [r["label"] for r in rows], fontsize=8)
-        axes.invert_yaxis()
+        dots = [(r["label"], [100 * v for v in r["nme"]]) for r in rows]
+        draw_rows(axes, dots, reference=100 * rows[0]["mean"])
         axes.set(xlabel="NME, %", title=part)
-        axes.grid(axis="x", alpha=0.3)
     save_figure(drawing, path)
 
 

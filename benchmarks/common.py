@@ -104,10 +104,10 @@ def rounded(value, digits: int = 5):
 
 
 def write_result(path: str | os.PathLike, result: dict) -> None:
-    """Write a result as JSON: a key a line, the lists of ``per_photo`` on one line each."""
+    """Write a result as JSON: a key a line, the lists of ``per_photo`` and ``per_face`` on one line each."""
     lines = []
     for key, value in result.items():
-        if key == "per_photo":
+        if key in ("per_photo", "per_face"):
             inner = [f"  {json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in value.items()]
             text = "{\n" + ",\n".join(inner) + "\n }"
         else:

@@ -1,18 +1,32 @@
-"""Flags that say which detector looks at photos and how, and the detector they ask for."""
+"""What the scripts that score detectors share: flags, the detector that they ask for, detections of a file, and which
+detection belongs to which labelled face.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gluonface import FaceAnalyzer, Faces, get_model, load_image
+from gluonface.data import FaceSample
+from gluonface.data.transforms.affine import Affine
+from gluonface.errors import DataError, InputError
+from gluonface.geometry import box_iou
 from gluonface.model_zoo import import_insightface
 from gluonface.tta import SHORT_SIDES, detect_multiscale
 
 #: Everything from this score on is evaluated; WIDER FACE's usual choice.
 LOW_SCORE = 0.02
+#: A detection that overlaps a labelled face less is not its.
+LEAST_IOU = 0.5
+#: Boxes that are looked at where no score is too low: suppression takes time with their square.
+_MOST_BOXES = 5000
 
 
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,11 +109,22 @@ def build_detector(args: argparse.Namespace):
     return net, name
 
 
-def build_analyzer(args: argparse.Namespace) -> tuple[FaceAnalyzer, str]:
-    """`FaceAnalyzer` of that net with all scores from 0.02 on, and what to call it."""
+def build_analyzer(args: argparse.Namespace, score_thresh: float | None = LOW_SCORE) -> tuple[FaceAnalyzer, str]:
+    """`FaceAnalyzer` of that net with all scores from 0.02 on (None: from what comes with the weights), and what to
+    call it.
+    """
     net, name = build_detector(args)
-    analyzer = FaceAnalyzer(net, size=args.size, score_thresh=LOW_SCORE, nms_thresh=args.nms, batch_size=args.batch)
+    analyzer = FaceAnalyzer(net, size=args.size, score_thresh=score_thresh, nms_thresh=args.nms, batch_size=args.batch)
     return analyzer, name
+
+
+def without_threshold(analyzer: FaceAnalyzer) -> FaceAnalyzer:
+    """The analyzer's net as one that leaves out no box for its score, only those that overlap a better one.
+
+    The net itself is changed: the given analyzer is of no more use.
+    """
+    analyzer.net.set_nms(analyzer.net.nms_thresh, _MOST_BOXES, -1, 0)
+    return FaceAnalyzer(analyzer.net, size=analyzer.canvas_hw, score_thresh=0, batch_size=analyzer.batch_size)
 
 
 def detect(analyzer: FaceAnalyzer, photos: Iterable, args: argparse.Namespace) -> Iterator[Faces]:
@@ -114,3 +139,79 @@ def _detect_often(analyzer: FaceAnalyzer, image, args: argparse.Namespace) -> Fa
     if sides is None and args.size is not None:  # one scale, given by the long side
         sides = [max(1, round(args.size * min(image.shape[:2]) / max(image.shape[:2])))]
     return detect_multiscale(analyzer, image, sides, flip=args.flip)
+
+
+def read_photos(samples: list[FaceSample], turns: list[Affine | None]) -> Iterator[np.ndarray]:
+    for sample, plan in zip(samples, turns):
+        image = load_image(sample.image_path)
+        if image.shape[:2] != sample.size_hw:
+            raise DataError(
+                f"{sample.image_path}: the data say {sample.size_hw[1]}x{sample.size_hw[0]}, the photo has "
+                f"{image.shape[1]}x{image.shape[0]}"
+            )
+        yield image if plan is None else plan.warp(image)
+
+
+def read_detections(path: str, samples: list[FaceSample]) -> tuple[list[Faces], str]:
+    """Detections of each photo from JSON lines, and the name of the model that made them.
+
+    A line belongs to the photo whose name its ``image`` ends in.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    wanted = {sample.name: sample for sample in samples}
+    found, models = {}, set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            faces = Faces.from_dict(row)
+            parts = row["image"].replace("\\", "/").split("/")
+        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+            raise DataError(f"{path}, line {number}: not a line of `gluonface detect --json` ({error})") from error
+        name = next((n for n in ("/".join(parts[i:]) for i in range(len(parts))) if n in wanted), None)
+        if name is None:
+            continue
+        if name in found:
+            raise DataError(f"{path}, line {number}: {name} is here a second time")
+        if faces.size_hw != wanted[name].size_hw:
+            raise DataError(
+                f"{path}, line {number}: {name} is {faces.size_hw[1]}x{faces.size_hw[0]} here and "
+                f"{wanted[name].size_hw[1]}x{wanted[name].size_hw[0]} in the data"
+            )
+        found[name] = faces
+        models.add(row.get("model"))
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(wanted)} photos are missing, the first is {missing[0]}; a photo without "
+            "faces needs a line too"
+        )
+    names = sorted(filter(None, models))
+    return [found[sample.name] for sample in samples], ", ".join(names) or Path(path).name
+
+
+@dataclass(frozen=True)
+class Found:
+    """The detections that belong to labelled faces of a photo: row ``labels[i]`` of its labels is ``faces[i]``."""
+
+    faces: Faces
+    labels: np.ndarray
+
+
+def match_faces(samples: list[FaceSample], detections: list[Faces]) -> list[Found]:
+    """Detections of labelled faces; the best overlap first, each face and each detection once."""
+    matched = []
+    for sample, faces in zip(samples, detections):
+        overlap = box_iou(sample.faces.boxes, faces.boxes)
+        pairs = []
+        while overlap.size and overlap.max() >= LEAST_IOU:
+            label, row = np.unravel_index(overlap.argmax(), overlap.shape)
+            pairs.append((label, row))
+            overlap[label], overlap[:, row] = 0, 0
+        labels, rows = np.array(sorted(pairs), int).reshape(-1, 2).T
+        matched.append(Found(faces[rows], labels))
+    return matched

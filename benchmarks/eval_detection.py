@@ -18,9 +18,8 @@ photos and their labels are turned (clockwise); the five points keep their names
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +36,21 @@ from common import (
     table,
     write_result,
 )
-from detectors import add_detector_arguments, add_view_arguments, build_analyzer, check_arguments, detect, view
+from detectors import (
+    add_detector_arguments,
+    add_view_arguments,
+    build_analyzer,
+    check_arguments,
+    detect,
+    read_detections,
+    read_photos,
+    view,
+)
 
-from gluonface import Faces, load_image
 from gluonface.data import FaceSample, read_jsonl
 from gluonface.data.transforms.affine import Affine
 from gluonface.data.transforms.ops import QuarterTurn
-from gluonface.errors import DataError, InputError
+from gluonface.errors import DataError
 from gluonface.geometry import rotation_matrix_about
 from gluonface.metrics import (
     Comparison,
@@ -165,59 +172,6 @@ def turn(size_hw: tuple[int, int], degrees: float) -> Affine | None:
     matrix = rotation_matrix_about((width / 2, height / 2), degrees)
     matrix[:, 2] += (canvas_hw[1] - width) / 2, (canvas_hw[0] - height) / 2
     return Affine(matrix, canvas_hw)
-
-
-def read_photos(samples: list[FaceSample], turns: list[Affine | None]) -> Iterator[np.ndarray]:
-    for sample, plan in zip(samples, turns):
-        image = load_image(sample.image_path)
-        if image.shape[:2] != sample.size_hw:
-            raise DataError(
-                f"{sample.image_path}: the data say {sample.size_hw[1]}x{sample.size_hw[0]}, the photo has "
-                f"{image.shape[1]}x{image.shape[0]}"
-            )
-        yield image if plan is None else plan.warp(image)
-
-
-def read_detections(path: str, samples: list[FaceSample]) -> tuple[list[Faces], str]:
-    """Detections of each photo from JSON lines, and the name of the model that made them.
-
-    A line belongs to the photo whose name its ``image`` ends in.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    wanted = {sample.name: sample for sample in samples}
-    found, models = {}, set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            faces = Faces.from_dict(row)
-            parts = row["image"].replace("\\", "/").split("/")
-        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
-            raise DataError(f"{path}, line {number}: not a line of `gluonface detect --json` ({error})") from error
-        name = next((n for n in ("/".join(parts[i:]) for i in range(len(parts))) if n in wanted), None)
-        if name is None:
-            continue
-        if name in found:
-            raise DataError(f"{path}, line {number}: {name} is here a second time")
-        if faces.size_hw != wanted[name].size_hw:
-            raise DataError(
-                f"{path}, line {number}: {name} is {faces.size_hw[1]}x{faces.size_hw[0]} here and "
-                f"{wanted[name].size_hw[1]}x{wanted[name].size_hw[0]} in the data"
-            )
-        found[name] = faces
-        models.add(row.get("model"))
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(wanted)} photos are missing, the first is {missing[0]}; a photo without "
-            "faces needs a line too"
-        )
-    names = sorted(filter(None, models))
-    return [found[sample.name] for sample in samples], ", ".join(names) or Path(path).name
 
 
 def compare(a: dict, b: dict, args: argparse.Namespace) -> Comparison:

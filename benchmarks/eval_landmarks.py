@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 from common import describe_domain, new_figure, provenance, rounded, run, save_figure, table, write_result, zoomed
-from eval_detection import read_detections, read_photos
+from detectors import Found, match_faces, read_detections, read_photos
 from eval_widerface import progress
 
 from gluonface import FaceAnalyzer, Faces, get_model
@@ -43,13 +43,10 @@ from gluonface.data import FaceLabels, FaceSample, read_jsonl
 from gluonface.decode import HEATMAP_DECODERS
 from gluonface.errors import DataError, InputError
 from gluonface.faces import SCHEMES
-from gluonface.geometry import box_iou
 from gluonface.image import load_image, save_image
 from gluonface.metrics import NORMS, LandmarkScores, ced_curve, evaluate_landmarks, label_sizes, scored_faces
 from gluonface.viz import contact_sheet, draw_faces
 
-#: A detection that overlaps a labelled face less is not its.
-LEAST_IOU = 0.5
 #: Photos in memory at once.
 _AT_ONCE = 16
 #: Pixels of a face on a sheet.
@@ -224,29 +221,6 @@ def detect(args: argparse.Namespace, samples: list[FaceSample]) -> list[Faces]:
 
 def photos(samples: list[FaceSample]):
     return read_photos(samples, [None] * len(samples))
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """The detections that belong to labelled faces of a photo: row ``labels[i]`` of its labels is ``faces[i]``."""
-
-    faces: Faces
-    labels: np.ndarray
-
-
-def match_faces(samples: list[FaceSample], detections: list[Faces]) -> list[Found]:
-    """Detections of labelled faces; the best overlap first, each face and each detection once."""
-    matched = []
-    for sample, faces in zip(samples, detections):
-        overlap = box_iou(sample.faces.boxes, faces.boxes)
-        pairs = []
-        while overlap.size and overlap.max() >= LEAST_IOU:
-            label, row = np.unravel_index(overlap.argmax(), overlap.shape)
-            pairs.append((label, row))
-            overlap[label], overlap[:, row] = 0, 0
-        labels, rows = np.array(sorted(pairs), int).reshape(-1, 2).T
-        matched.append(Found(faces[rows], labels))
-    return matched
 
 
 def run_of(predictor: LandmarkPredictor, args: argparse.Namespace, samples: list[FaceSample], found) -> tuple:

@@ -9,6 +9,7 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   landmark_models  the same of the landmark nets that have weights
   detection        every result of eval_detection.py
   landmarks        every result of eval_landmarks.py
+  pose             every result of eval_pose.py
   decoding         results of decode_heatmaps.py
   ablation         the result of ablate_heatmap.py
   speed            every result of latency.py
@@ -17,8 +18,8 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   figures          on a model's card: all that was measured of it
 
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
-detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, latency/<model>-<size>.json,
-memory/<model>.json, decode/*.json, ablation/*.json, deploy/<model>-<height>x<width>.json.
+detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, pose/<model>-<what>.json,
+latency/<model>-<size>.json, memory/<model>.json, decode/*.json, ablation/*.json, deploy/<model>-<height>x<width>.json.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from pathlib import Path
 
 import estimate_devices
 from common import ROOT, figure, looked_at, markdown_table, read_result, run
+from eval_pose import FIGURES, WAYS, points_of, ways_of
 
 from gluonface.errors import DataError
 from gluonface.files import write_atomically
+from gluonface.metrics.pose_scoring import ANGLES, YAW_BINS
 from gluonface.metrics.scoring import SIZE_BINS
 from gluonface.model_zoo import ModelFacts, list_models, model_facts
 
@@ -83,6 +86,7 @@ class Results:
 
     detection: list[dict]
     landmarks: list[dict]
+    pose: list[dict]
     decode: list[dict]
     ablation: list[dict]
     latency: list[dict]
@@ -95,6 +99,17 @@ class Results:
         needed = {
             "detection": ("model", "data", "domain", "rotate", "flip", "nme5"),
             "landmarks": ("model", "domain", "norm", "align", "flip", "nme", "nme_groups", "auc", "failure_rate"),
+            "pose": (
+                "model",
+                "domain",
+                "flip",
+                "mae",
+                "constant",
+                "on_boxes",
+                "from_points",
+                "points_by_yaw",
+                "left_out",
+            ),
             "decode": ("machine", "faces", "points", "size", "median_ms"),
             "ablation": ("model", "start", "rows", "seeds", "epochs", "data_shape", "domain", "train_sources"),
             "latency": ("size", "machine", "runs"),
@@ -176,6 +191,11 @@ def with_metric(text: str, path: Path, results: Results) -> str:
         f"NME / {r['norm']}, {r['domain']}, {aligned(r)}": round(r["nme"], 5)
         for r in results.landmarks
         if r["model"] == path.stem
+    }
+    metric |= {
+        f"pose MAE in degrees, {r['domain']}, {looked_at(r)}": round(r["mae"], 3)
+        for r in results.pose
+        if r["model"] == path.stem and r["mae"] is not None
     }
     best = results.main_landmarks_of(path.stem)
     if best is not None:
@@ -330,6 +350,45 @@ def _landmarks(results: list[dict], with_model: bool) -> str:
 def _by_group(result: dict) -> str:
     rows = [list(result["nme_groups"]), [_percent(value) for value in result["nme_groups"].values()]]
     return markdown_table(rows)
+
+
+def pose_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(_pose(results.pose, with_model=True))
+
+
+def _pose(results: list[dict], with_model: bool) -> list[str]:
+    """Degrees of each way of measuring, and by |yaw|; the error of the five points by |yaw|."""
+    if not results:
+        return []
+    bins = [name for name, *_ in YAW_BINS]
+    heads = (
+        ["photos", "pose", "MAE", *ANGLES, "geodesic", "missed"],
+        ["photos", "MAE at |yaw|", *bins],
+        ["photos", "five points at |yaw|", "all", *bins, "missed"],
+    )
+    every, by_yaw, points = ([["model", *head] if with_model else head] for head in heads)
+    for r in results:
+        start = [*([f"`{r['model']}`"] if with_model else []), f"{r['domain']}, {looked_at(r)}"]
+        faces = r["constant"]["zero"]["by_yaw"]
+        by_yaw.append([*start, "faces", *(str(faces[b]["faces"]) for b in bins)])
+        for way, one in ways_of(r).items():
+            cells = [WAYS[way], *(figure(one[key], 2) for key in FIGURES), f"{one['missed']} of {one['faces']}"]
+            every.append([*start, *cells])
+            by_yaw.append([*start, WAYS[way], *(figure(one["by_yaw"][b]["mae"], 2) for b in bins)])
+        for way, one in points_of(r).items():
+            shares = [_percent(one["nme5"]), *(_percent(one["by_yaw"][b]["nme5"]) for b in bins)]
+            points.append([*start, WAYS[way], *shares, f"{one['missed']} of {one['faces']}"])
+    parts = [
+        "Head pose: degrees off, means over the faces found. MAE is the mean of yaw, pitch and roll, geodesic the "
+        "angle of the turn between the two poses. The constants answer the same pose for every face.",
+        markdown_table(every),
+        markdown_table(by_yaw),
+    ]
+    left_out = sum(r["left_out"] for r in results)
+    parts += [f"Left out for an angle beyond 99 degrees: {left_out} faces."] if left_out else []
+    if len(points) > 1:
+        parts += ["Error of the five points, of the face's size, by labelled |yaw|:", markdown_table(points)]
+    return parts
 
 
 def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
@@ -522,6 +581,7 @@ def figures(model: str, results: Results) -> str:
     best = results.main_landmarks_of(model)
     if best:
         parts.append(f"NME by part, {best['domain']}, {aligned(best)}:\n\n" + _by_group(best))
+    parts += _pose([r for r in results.pose if r["model"] == model], with_model=False)
     runs = results.runs_of(model)
     if runs:
         parts.append(_speed(runs, with_model=False))
@@ -548,6 +608,7 @@ _REGIONS = {
     "landmark_models": landmark_models_table,
     "detection": detection_table,
     "landmarks": landmarks_table,
+    "pose": pose_table,
     "decoding": decoding_table,
     "ablation": ablation_table,
     "speed": speed_table,

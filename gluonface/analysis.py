@@ -26,6 +26,7 @@ import numpy as np
 from .errors import ImageError, InputError
 from .faces import SCHEMES, Faces
 from .facts import ModelFacts
+from .frames import FaceTrack, FrameRules, best_frames
 from .geometry import (
     Letterbox,
     apply_letterbox,
@@ -106,8 +107,8 @@ def postprocess(
     Parameters
     ----------
     outputs : sequence of arrays
-        ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and, where the net has them, landmarks (B, n, 2K); canvas
-        pixels, padded with -1.
+        ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and, where the net has them, landmarks (B, n, 2K) and pose
+        (B, n, 3); canvas pixels and degrees, padded with -1.
     boxes : sequence of Letterbox
         Where each photo lies on its canvas; less than B where the last canvases are there to fill up the batch.
     score_thresh : float
@@ -122,6 +123,7 @@ def postprocess(
         landmarks are not cut.
     """
     ids, scores, bboxes, *rest = outputs
+    points, pose = [*rest, None, None][:2]
     results = []
     for i, box in enumerate(boxes):
         in_photo = clip_boxes(box.inverse_boxes(bboxes[i]), box.source_hw).astype(np.float32)
@@ -130,10 +132,13 @@ def postprocess(
         rows = np.flatnonzero(found)
         rows = rows[np.argsort(-scores[i, rows, 0], kind="stable")][:max_faces]
         parts = {}
-        if rest:
-            num_points = rest[0].shape[-1] // 2
-            points = box.inverse_points(rest[0][i, rows].reshape(len(rows), num_points, 2))
-            parts = {"landmarks5": points} if num_points == 5 else {"landmarks": points, "scheme": str(num_points)}
+        if points is not None:
+            num_points = points.shape[-1] // 2
+            placed = box.inverse_points(points[i, rows].reshape(len(rows), num_points, 2))
+            parts = {"landmarks5": placed} if num_points == 5 else {"landmarks": placed, "scheme": str(num_points)}
+        if pose is not None:
+            # A letterbox shifts and scales: no angle changes.
+            parts["pose"] = pose[i, rows]
         results.append(Faces(in_photo[rows], scores[i, rows, 0], size_hw=box.source_hw, **parts))
     return results
 
@@ -204,8 +209,9 @@ class Backend:
     def _collect(self, handle: Any) -> tuple[np.ndarray, ...]:
         """The result of `_forward`, one row for each of its canvases.
 
-        Of a detector: ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and, where it has them, landmarks (B, n, 2K),
-        see `postprocess`. Of a landmark net: landmarks (B, K, 2) in pixels of the crop, scores (B, K).
+        Of a detector: ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and, where it has them, landmarks (B, n, 2K)
+        and pose (B, n, 3), see `postprocess`. Of a landmark net: landmarks (B, K, 2) in pixels of the crop, scores (B,
+        K).
         """
         raise NotImplementedError
 
@@ -377,6 +383,42 @@ class Analyzer(Backend):
         if on_error not in ("raise", "return"):
             raise InputError(f'expected on_error to be "raise" or "return", got {on_error!r}')
         return self._stream(iter(images), on_error)
+
+    def best_frames(
+        self,
+        video: str | os.PathLike | int | Iterable,
+        rules: FrameRules | None = None,
+        *,
+        step: int = 1,
+        max_frames: int | None = None,
+        fps: float | None = None,
+    ) -> list[FaceTrack]:
+        """The faces of a video, each with the frames in which it can best be recognised.
+
+        >>> for track in analyzer.best_frames("walk.mp4", FrameRules(per_face=3, max_yaw=25)):
+        ...     print(track.id, [choice.index for choice in track.best])
+
+        Parameters
+        ----------
+        video : path, int or iterable
+            A file, a camera's number, a folder of pictures or an iterable of them; see `gluonface.video.read_frames`.
+        rules : gluonface.frames.FrameRules, optional
+            Limits of pose, size and sharpness, and how many frames of each face.
+        step, max_frames, fps
+            See `gluonface.video.read_frames`.
+
+        Returns
+        -------
+        list of gluonface.frames.FaceTrack
+            That with the best frame first; those without any fit frame last, with ``best`` empty. For streams without
+            an end there is `gluonface.frames.stream_best_frames`.
+
+        Raises
+        ------
+        VideoError, ImageError
+            The video cannot be read.
+        """
+        return best_frames(self, video, rules, step=step, max_frames=max_frames, fps=fps)
 
     def _stream(self, images: Iterator, on_error: str) -> Iterator[Faces]:
         running = None

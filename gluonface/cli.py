@@ -1,5 +1,5 @@
-"""The `gluonface` command: ``detect``, ``models``, ``info``, ``compile``, ``export``, ``tune``, ``bench``. A command is
-a row of `COMMANDS`.
+"""The `gluonface` command: ``detect``, ``frames``, ``models``, ``info``, ``compile``, ``export``, ``tune``, ``bench``.
+A command is a row of `COMMANDS`.
 
 Sizes are height x width in all of them, as arrays have it.
 
@@ -14,11 +14,14 @@ import contextlib
 import csv
 import dataclasses
 import importlib.util
+import itertools
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +32,10 @@ from . import __version__
 from .errors import GluonFaceError, ImageError, InputError, ModelNotFoundError
 from .faces import SCHEMES, Face, Faces
 from .files import replacing, write_atomically
-from .geometry import align_crop, clip_boxes, warp_image
+from .frames import REASONS, FrameRules, stream_best_frames
+from .geometry import align_crop, apply_letterbox, clip_boxes, letterbox, warp_image
 from .image import IMAGE_SUFFIXES, MAX_PIXELS, iter_image_files, load_image, save_image
+from .video import frame_count, read_frames
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -86,6 +91,19 @@ def _say(message: str) -> None:
 
 def _detect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="FILE|DIR|GLOB", help="photos, folders of photos, or patterns")
+    _net_arguments(parser)
+    output = parser.add_argument_group("output (without any: a line for each photo and face)")
+    output.add_argument("--out", type=Path, metavar="DIR", help="write the photos with boxes and points drawn")
+    output.add_argument("--json", metavar="FILE|-", help="write one JSON object a photo and line; - is standard output")
+    output.add_argument("--csv", metavar="FILE|-", help="write a table with one face a row")
+    output.add_argument(
+        "--crops", type=Path, metavar="DIR", help="write each face, aligned by its points, 112x112 as PNG"
+    )
+    output.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    _running_arguments(parser, "photos", 8)
+
+
+def _net_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="detector (see `gluonface models`)")
     parser.add_argument(
         "--landmarks", metavar="NAME", help="landmark net: dense points of each face, from a crop of it"
@@ -106,24 +124,21 @@ def _detect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score", type=_fraction, metavar="S", help="leave out weaker faces (default: the model's)")
     parser.add_argument("--nms", type=_fraction, metavar="T", help="IoU above which the weaker of two boxes goes")
     parser.add_argument("--max-faces", type=_positive, metavar="N", help="at most N faces a photo, the best")
-    output = parser.add_argument_group("output (without any: a line for each photo and face)")
-    output.add_argument("--out", type=Path, metavar="DIR", help="write the photos with boxes and points drawn")
-    output.add_argument("--json", metavar="FILE|-", help="write one JSON object a photo and line; - is standard output")
-    output.add_argument("--csv", metavar="FILE|-", help="write a table with one face a row")
-    output.add_argument(
-        "--crops", type=Path, metavar="DIR", help="write each face, aligned by its points, 112x112 as PNG"
-    )
-    output.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def _running_arguments(parser: argparse.ArgumentParser, what: str, batch: int) -> None:
     running = parser.add_argument_group("running")
     running.add_argument("--gpu", type=_natural, metavar="ID", help="run on that GPU")
     running.add_argument("--threads", type=_positive, metavar="N", help="of a compiled net (default: 1)")
-    running.add_argument("--batch", type=_positive, default=8, metavar="N", help="photos at once (default: 8)")
+    running.add_argument(
+        "--batch", type=_positive, default=batch, metavar="N", help=f"{what} at once (default: {batch})"
+    )
     running.add_argument(
         "--max-pixels",
         type=_positive,
         default=MAX_PIXELS,
         metavar="N",
-        help="refuse larger photos (default: 100000000)",
+        help=f"refuse larger {what} (default: {MAX_PIXELS})",
     )
     running.add_argument("--root", type=Path, metavar="DIR", help="folder of weights, searched before the package's")
 
@@ -337,13 +352,15 @@ def _output(path: str) -> Iterator:
 
 
 @contextlib.contextmanager
-def _progress(total: int, show: bool) -> Iterator[Callable]:
-    """A function to call once a photo, with a message for standard error or none; draws a bar where someone sees it."""
+def _progress(total: int | None, show: bool, unit: str = "photos") -> Iterator[Callable]:
+    """A function to call once a photo, with a message for standard error or none; draws a bar where someone sees it,
+    one without an end where the total is unknown.
+    """
     bar = None
-    if show and total > 1 and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
+    if show and total != 1 and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
         from tqdm import tqdm
 
-        bar = tqdm(total=total, unit=" photos", file=sys.stderr, leave=False)
+        bar = tqdm(total=total, unit=f" {unit}", file=sys.stderr, leave=False)
 
     def step(message: str | None = None) -> None:
         if message:
@@ -374,6 +391,14 @@ def _fraction(text: str) -> float:
     return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
+def _angle(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value <= 180, "degrees from 0 to 180")
+
+
+def _length(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
+
+
 def _number(text: str, kind: type, good: Callable, expected: str):
     try:
         value = kind(text)
@@ -396,6 +421,214 @@ def _size(text: str) -> int | tuple[int, int] | str | None:
             f'expected a long side (640), height x width (480x640) or "stored", got {text!r}'
         )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+# frames
+
+
+def _frames_arguments(parser: argparse.ArgumentParser) -> None:
+    rules = FrameRules()
+    parser.add_argument(
+        "video", metavar="VIDEO", help="a video file, an address (rtsp://...), a camera's number, a folder of pictures"
+    )
+    _net_arguments(parser)
+    choosing = parser.add_argument_group("choosing")
+    choosing.add_argument(
+        "--per-face",
+        type=_positive,
+        default=rules.per_face,
+        metavar="N",
+        help="frames of each face, the best (default: %(default)s)",
+    )
+    choosing.add_argument(
+        "--min-gap",
+        type=_length,
+        default=rules.min_gap_seconds,
+        metavar="S",
+        help="seconds between the frames of one face (default: %(default)s)",
+    )
+    choosing.add_argument(
+        "--min-frames",
+        type=_positive,
+        default=rules.min_frames,
+        metavar="N",
+        help="leave out faces seen in fewer frames (default: %(default)s)",
+    )
+    for name in ("yaw", "pitch", "roll"):
+        choosing.add_argument(
+            f"--max-{name}",
+            type=_angle,
+            default=getattr(rules, f"max_{name}"),
+            metavar="DEGREES",
+            help="leave out frames with a larger one, either way (default: %(default)g)",
+        )
+    choosing.add_argument(
+        "--min-size",
+        type=_length,
+        default=rules.min_size,
+        metavar="PIXELS",
+        help="leave out smaller faces: square root of the box's area (default: %(default)g)",
+    )
+    choosing.add_argument(
+        "--min-sharpness",
+        type=_fraction,
+        default=rules.min_sharpness,
+        metavar="S",
+        help="leave out more blurred faces (default: %(default)s)",
+    )
+    choosing.add_argument(
+        "--min-exposure",
+        type=_fraction,
+        default=rules.min_exposure,
+        metavar="S",
+        help="leave out faces with a smaller share of pixels neither black nor white (default: %(default)s)",
+    )
+    choosing.add_argument(
+        "--report",
+        type=_length,
+        metavar="S",
+        help="write a face that stays every S seconds (default: when it has gone)",
+    )
+    reading = parser.add_argument_group("reading")
+    reading.add_argument(
+        "--step", type=_positive, default=1, metavar="N", help="look at every N-th frame only (default: 1)"
+    )
+    reading.add_argument("--max-frames", type=_positive, metavar="N", help="stop after looking at N frames")
+    reading.add_argument("--fps", type=_length, metavar="F", help="frames a second, instead of the times in the file")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="write faces, contact_sheet.jpg and frames.jsonl there",
+    )
+    output.add_argument(
+        "--align", action="store_true", help="write each face aligned by its five points, too: 112x112 as PNG"
+    )
+    output.add_argument(
+        "--json", metavar="FILE|-", help="write frames.jsonl, an object a face and line, there; - is standard output"
+    )
+    output.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    _running_arguments(parser, "frames", 4)
+
+
+def _frames(args: argparse.Namespace) -> int:
+    rules = FrameRules(
+        per_face=args.per_face,
+        min_gap_seconds=args.min_gap,
+        min_frames=args.min_frames,
+        max_yaw=args.max_yaw,
+        max_pitch=args.max_pitch,
+        max_roll=args.max_roll,
+        min_size=args.min_size,
+        min_sharpness=args.min_sharpness,
+        min_exposure=args.min_exposure,
+        align=args.align,
+        report_seconds=args.report,
+    )
+    video = int(args.video) if args.video.isdecimal() and not Path(args.video).exists() else args.video
+    # What is wrong with the file is known before the model is loaded.
+    frames = read_frames(video, args.step, args.max_frames, fps=args.fps, max_pixels=args.max_pixels)
+    dropped: collections.Counter = collections.Counter()
+    tiles: list[np.ndarray] = []
+    looked = faces = tracks = short = chosen = shown = 0
+    with contextlib.ExitStack() as stack:
+        if args.quiet:
+            logger = logging.getLogger("gluonface")
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        args.out.mkdir(parents=True, exist_ok=True)
+        lines = stack.enter_context(_output(str(args.out / "frames.jsonl") if args.json is None else args.json))
+        analyzer = _analyzer(args)
+        stopped = stack.enter_context(_interrupt_noted())
+        stack.enter_context(contextlib.closing(frames))
+        total = frame_count(video, args.step, args.max_frames)
+        step = stack.enter_context(_progress(total, show=not args.quiet, unit="frames"))
+
+        def note(frame, found, ids) -> None:
+            nonlocal looked, faces
+            looked += 1
+            faces += int((ids >= 0).sum())
+            step()
+
+        until = itertools.takewhile(lambda _: not stopped(), frames)
+        for track in stream_best_frames(analyzer, until, rules, batch_size=args.batch, on_frame=note):
+            dropped.update(track.dropped)
+            tracks += 1
+            short += track.count < rules.min_frames
+            files = _write_choices(args.out, track)
+            chosen += len(files)
+            shown += bool(files)
+            if len(tiles) < _SHEET_TILES:
+                tiles += [_tile(choice.crop) for choice in track.best]
+            row = {"video": str(args.video), "model": analyzer.detector_name, **track.to_dict()}
+            for best, names in zip(row["best"], files):
+                best.update(names)
+            lines.write(json.dumps(row, allow_nan=False) + "\n")
+            lines.flush()
+        if tiles:
+            from .viz import contact_sheet
+
+            save_image(args.out / "contact_sheet.jpg", contact_sheet(tiles[:_SHEET_TILES], (_TILE, _TILE)))
+    if not args.quiet:
+        _say(
+            f"{_count(chosen, 'picture')} of {shown} of {_count(tracks, 'face')} in {_count(looked, 'frame')} "
+            f"({analyzer.detector_name}), in {args.out}"
+        )
+        reasons = [f"{REASONS[name]} {dropped[name]}" for name in REASONS if dropped[name]]
+        if reasons:
+            _say(f"not fit, of {_count(faces, 'view')}: {', '.join(reasons)}")
+        if short:
+            _say(f"left out: {_count(short, 'face')} seen in fewer than {rules.min_frames} frames (--min-frames)")
+        if stopped():
+            _say("interrupted")
+    return 130 if stopped() else 0
+
+
+# Pictures on the contact sheet, and the side of one, in pixels.
+_SHEET_TILES, _TILE = 400, 160
+
+
+def _write_choices(folder: Path, track) -> list[dict[str, str]]:
+    """Write the pictures of a track; their names, as they stand in the JSON."""
+    written = []
+    for choice in track.best:
+        stem = f"track-{track.id:03d}_frame-{choice.index:06d}_yaw{round(float(choice.pose[0])):+03d}"
+        names = {"file": f"{stem}.jpg"}
+        save_image(folder / names["file"], choice.crop)
+        if choice.aligned is not None:
+            names["aligned_file"] = f"{stem}_aligned.png"
+            save_image(folder / names["aligned_file"], choice.aligned)
+        written.append(names)
+    return written
+
+
+def _tile(crop: np.ndarray) -> np.ndarray:
+    """A copy no larger than a tile of the contact sheet."""
+    return apply_letterbox(crop, letterbox(crop.shape[:2], (_TILE, _TILE)), pad_value=(255, 255, 255))
+
+
+@contextlib.contextmanager
+def _interrupt_noted() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed, which then ends nothing at once: a camera has no other end. The
+    second time it does as ever.
+    """
+    pressed = False
+
+    def note(signum, frame) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: pressed
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # models, info
@@ -805,6 +1038,7 @@ def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 COMMANDS = (
     Command("detect", "Find the faces in photos.", _detect_arguments, _detect),
+    Command("frames", "Choose the frames of a video in which each face is best seen.", _frames_arguments, _frames),
     Command("models", "List the models.", _models_arguments, _models),
     Command("info", "All that is known about one model.", _info_arguments, _info),
     Command("compile", "Compile a model into an artefact that runs without MXNet.", _compile_arguments, _compile),

@@ -14,14 +14,17 @@ from .errors import InputError
 
 __all__ = [
     "HEATMAP_DECODERS",
+    "POSE_BINS",
     "AnchorSpec",
     "anchors_for",
     "decode_boxes",
     "decode_heatmaps",
     "decode_points",
+    "decode_pose",
     "encode_boxes",
     "encode_heatmaps",
     "encode_points",
+    "encode_pose",
 ]
 
 
@@ -177,6 +180,55 @@ def decode_points(landmark_preds: np.ndarray, anchors: np.ndarray) -> np.ndarray
     centre, scale = _centre_and_scale(anchors)
     points = landmark_preds.reshape(*landmark_preds.shape[:-1], landmark_preds.shape[-1] // 2, 2)
     return points * scale[..., None, :] + centre[..., None, :]
+
+
+# ---- head pose -------------------------------------------------------------------------------------------------------
+
+#: Bins of an angle (MOS section 3.2.1, as in Hopenet), each of `POSE_BIN_DEGREES`; together they reach from -99 to 99.
+POSE_BINS = 66
+POSE_BIN_DEGREES = 3.0
+POSE_LIMIT = POSE_BINS * POSE_BIN_DEGREES / 2
+
+#: Middle of each bin in degrees, (66,): what the expected angle is a mean of. (Hopenet takes the lower edges, whose
+#: mean is 1.5 degrees off until a network has learnt to make up for it.)
+POSE_BIN_CENTRES = ((np.arange(POSE_BINS) + 0.5) * POSE_BIN_DEGREES - POSE_LIMIT).astype(np.float32)
+
+
+def encode_pose(pose: np.ndarray) -> np.ndarray:
+    """Angles as the bins that a network learns to choose; `decode_pose` is the inverse, to within half a bin.
+
+    Parameters
+    ----------
+    pose : ndarray (..., 3)
+        Yaw, pitch, roll in degrees.
+
+    Returns
+    -------
+    ndarray, int64, (..., 3)
+        Number of the bin, -1 where an angle is not finite or beyond 99 degrees.
+    """
+    pose = np.asarray(pose, np.float64)
+    known = np.abs(np.where(np.isfinite(pose), pose, np.inf)) <= POSE_LIMIT
+    bins = np.floor((np.where(known, pose, 0) + POSE_LIMIT) / POSE_BIN_DEGREES).astype(np.int64)
+    return np.where(known, np.minimum(bins, POSE_BINS - 1), -1)
+
+
+def decode_pose(pose_preds: np.ndarray) -> np.ndarray:
+    """Expected angles under a softmax over the bins; twin of :class:`gluonface.nn.coder.PoseDecoder`.
+
+    Parameters
+    ----------
+    pose_preds : ndarray (..., 198)
+        Logits of the 66 bins of yaw, then of pitch, then of roll.
+
+    Returns
+    -------
+    ndarray (..., 3)
+        Yaw, pitch, roll in degrees.
+    """
+    logits = pose_preds.reshape(*pose_preds.shape[:-1], 3, POSE_BINS)
+    weight = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (weight @ POSE_BIN_CENTRES) / weight.sum(axis=-1)
 
 
 # ---- heatmaps --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from .training.devices import (
     seed_everything,
 )
 from .training.log import RunningMeans, TrainLog, draw_curves, progress_bar, read_log, write_json
+from .training.observers import Observer
 from .training.signals import StopSignals, TrainingInterrupted
 
 __all__ = [
@@ -64,7 +65,7 @@ _logger = logging.getLogger(__name__)
 _FREE_TO_CHANGE = {"resume", "start_epoch", "num_workers", "log_interval", "max_minutes"}
 _FREE_TO_CHANGE |= {"save_prefix", "save_interval", "keep_checkpoints"}
 # Keys in the kvstore beside the trainer's own, which are 0, 1, 2, ... for its parameters.
-_REPORT_KEY, _VOTE_KEY = 1_000_000, 1_000_001
+_REPORT_KEY, _VOTE_KEY, _OBSERVER_KEY = 1_000_000, 1_000_001, 2_000_000
 _SECONDS_BETWEEN_CURVES = 60
 
 
@@ -127,6 +128,13 @@ class Engine:
         The validation value that chooses ``best.params``.
     best_mode : {"max", "min"}
         Whether more or less of it is better.
+    trained_loss : mxnet.gluon.Block, optional
+        A block that ``loss_fn`` uses and whose parameters are trained and saved in checkpoints with the net's, such as
+        `gluonface.loss.UncertaintyWeights`.
+    watched : sequence of str
+        Parts that ``loss_fn`` gives which are logged and shown to observers, but not part of the loss.
+    observers : mapping of str to Observer
+        See :class:`gluonface.training.observers.Observer`; the names are those of their state in checkpoints.
 
     Attributes
     ----------
@@ -161,11 +169,15 @@ class Engine:
         evaluate: Callable[[mx.gluon.Block], dict[str, float]] | None = None,
         best_key: str | None = None,
         best_mode: str = "max",
+        trained_loss: mx.gluon.Block | None = None,
+        watched: Sequence[str] = (),
+        observers: Mapping[str, Observer] | None = None,
     ):
         self.net, self.loss_fn, self.config = net, loss_fn, config
         self.contexts = contexts_from_gpus(config.gpus) if contexts is None else list(contexts)
         self.prepare = prepare or copy_to
         self.evaluate, self.best_key, self.best_mode = evaluate, best_key, best_mode
+        self.trained_loss, self.watched, self.observers = trained_loss, tuple(watched), dict(observers or {})
         self.out = Path(config.save_prefix)
         self.epoch, self.iteration = config.start_epoch, 0
         self.best_value: float | None = None
@@ -186,7 +198,7 @@ class Engine:
         self._ema = {
             name: parameter.list_data()[0].copy()
             for name, parameter in self._trained.items()
-            if config.ema_decay and not isinstance(parameter, mx.gluon.Constant)
+            if config.ema_decay and name not in self._loss_parameters and not isinstance(parameter, mx.gluon.Constant)
         }
         self._on_all_workers(self._resume if config.resume else self._check_folder)
 
@@ -220,6 +232,18 @@ class Engine:
                     parameter.grad_req = "add" if self.config.accumulate > 1 else "write"
                 if self.config.no_wd and name.rsplit(".", 1)[-1] in ("bias", "beta", "gamma", "alpha"):
                     parameter.wd_mult = 0.0
+        self._loss_parameters = {}
+        if self.trained_loss is not None:
+            own = self.trained_loss._collect_params_with_prefix()
+            self._loss_parameters = {f"loss.{name}": parameter for name, parameter in own.items()}
+            for parameter in own.values():
+                if parameter._data is None:
+                    parameter.initialize(ctx=self.contexts)
+                elif parameter.list_ctx() != self.contexts:
+                    parameter.reset_ctx(self.contexts)
+                if parameter.grad_req != "null":
+                    parameter.grad_req = "add" if self.config.accumulate > 1 else "write"
+            self._trained.update(self._loss_parameters)
 
     def _create_trainer(self) -> mx.gluon.Trainer:
         config = self.config
@@ -262,6 +286,7 @@ class Engine:
             had = f"an --ema-decay of {before['ema_decay']:g}" if average else "no --ema-decay"
             raise TrainingError(f"{source}: that run had {had}: resume with the same, and the same network")
         ckpt.restore_parameters(self._parameters, point.arrays["parameters"], source)
+        ckpt.restore_parameters(self._loss_parameters, point.arrays.get("loss", {}), source)
         for name, value in average.items():
             self._ema[name][:] = mx.nd.array(value, ctx=self.contexts[0], dtype=value.dtype)
         names = list(self._trained)
@@ -269,6 +294,10 @@ class Engine:
         if self._amp and state["loss_scale"]:
             vars(self._trainer._amp_loss_scaler).update(state["loss_scale"])
         ckpt.restore_random_state(state["random"])
+        for name, observer in self.observers.items():
+            if name not in state.get("observers", {}):
+                raise TrainingError(f"{source}: that run had no {name}: resume with the options it had")
+            observer.load_state_dict(state["observers"][name])
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         # In another folder than the run's own the best weights begin anew.
         self.best_value = state["best_value"] if (self.out / "best.params").exists() else None
@@ -306,6 +335,9 @@ class Engine:
                 summary = self._run_epoch(make_batches)
                 self._average_statistics()
                 self.epoch += 1
+                with self.averaged_weights() if self.observers else contextlib.nullcontext():
+                    for observer in self.observers.values():
+                        observer.after_epoch(self)
                 self._on_all_workers(self._finish_epoch, summary, began)
                 if self._any_worker(bool(self._signals.received)):
                     self._interrupt()
@@ -361,7 +393,10 @@ class Engine:
             bar.close()
             if hasattr(batches, "close"):
                 batches.close()
-        return {"lr": rate, "losses": whole.means(self._part_names), "images_per_s": whole.rate()}
+        means = whole.means(self._part_names)
+        losses = {name: value for name, value in means.items() if name not in self.watched}
+        watched = {name: means[name] for name in self.watched}
+        return {"lr": rate, "losses": losses, "watched": watched, "images_per_s": whole.rate()}
 
     def _forward_backward(self, arrays: tuple) -> list[mx.nd.NDArray]:
         """Add up the gradient of one batch, summed over its samples; a report per device for :meth:`_account`."""
@@ -383,9 +418,9 @@ class Engine:
                 if self._part_names and list(parts) != self._part_names:
                     raise TrainingError(f"loss_fn gave the parts {list(parts)}; before, it gave {self._part_names}")
                 self._part_names = list(parts)
-                sums = [_mean(part, name, end - start) * (end - start) for name, part in parts.items()]
-                losses.append(mx.nd.add_n(*sums))
-                reports.append([s.detach() for s in sums])
+                sums = {name: _mean(part, name, end - start) * (end - start) for name, part in parts.items()}
+                losses.append(mx.nd.add_n(*(part for name, part in sums.items() if name not in self.watched)))
+                reports.append([s.detach() for s in sums.values()])
             if self._amp:
                 with self._amp.scale_loss(losses, self._trainer) as scaled:
                     mx.autograd.backward(scaled)
@@ -447,6 +482,8 @@ class Engine:
             self._interrupt()
         for means in (whole, interval):
             means.add(np.asarray(sums), samples)
+        for observer in self.observers.values():
+            observer.after_batch(self.epoch, number, dict(zip(self._part_names, np.asarray(sums) / samples)))
 
     def _not_finite(self, number: int, ids: Sequence[str], means: np.ndarray, here: bool) -> TrainingError:
         parts = dict(zip(self._part_names, means))
@@ -460,6 +497,13 @@ class Engine:
         )
 
     # ---- several devices and machines -------------------------------------------------------------------------------
+
+    def sum_over_workers(self, values: np.ndarray) -> np.ndarray:
+        """The sum of every worker's numbers, of one shape for all; all of them wait here for each other."""
+        if self.num_workers == 1:
+            return np.asarray(values, np.float64)
+        # A key for each number of values: what the servers keep under one has one shape.
+        return self._sum_over_workers(_OBSERVER_KEY + np.size(values), np.ravel(values)).reshape(np.shape(values))
 
     def _sum_over_workers(self, key: int, values: np.ndarray) -> np.ndarray:
         array = mx.nd.array(values, ctx=self.contexts[0])
@@ -516,10 +560,11 @@ class Engine:
         losses, seconds = summary["losses"], time.monotonic() - began
         self._log.write(
             kind="epoch", epoch=self.epoch - 1, iteration=self.iteration, lr=summary["lr"], loss=sum(losses.values()),
-            losses=losses, validation=validation, best=self.best_value, images_per_s=summary["images_per_s"],
-            seconds=seconds,
+            losses=losses, watched=summary["watched"], observed=self._observed(), validation=validation,
+            best=self.best_value, images_per_s=summary["images_per_s"], seconds=seconds,
         )  # fmt: skip
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in {**losses, **(validation or {})}.items())
+        every = {**losses, **summary["watched"], **self._observed(), **(validation or {})}
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in every.items())
         _logger.info("epoch %d: %s (%.0f s)", self.epoch - 1, shown, seconds)
         if last or time.monotonic() - self._drawn > _SECONDS_BETWEEN_CURVES:
             self._draw()
@@ -567,6 +612,8 @@ class Engine:
     def _save(self) -> None:
         arrays, counts = ckpt.optimizer_arrays(self._trainer, list(self._trained))
         groups = {"parameters": self._arrays(), "optimizer": arrays}
+        if self._loss_parameters:
+            groups["loss"] = {name: p.list_data()[0].asnumpy() for name, p in self._loss_parameters.items()}
         if self._ema:
             groups["ema"] = {name: average.asnumpy() for name, average in self._ema.items()}
         scaler = vars(self._trainer._amp_loss_scaler) if self._amp else {}
@@ -578,6 +625,7 @@ class Engine:
             "optimizer": counts,
             "loss_scale": {name: scaler[name] for name in ("_loss_scale", "_next_loss_scale", "_unskipped") if scaler},
             "random": ckpt.random_state(),
+            "observers": {name: observer.state_dict() for name, observer in self.observers.items()},
         }
         ckpt.write_checkpoint(self.out / "checkpoints", self.epoch, groups, state, self.config.keep_checkpoints)
         with self.averaged_weights():
@@ -588,16 +636,22 @@ class Engine:
     def _log_interval(self, interval: RunningMeans, position: float, rate: float, bar: Any) -> None:
         if self.rank != 0:
             return
-        losses, speed = interval.means(self._part_names), interval.rate()
+        means, speed = interval.means(self._part_names), interval.rate()
+        losses = {name: value for name, value in means.items() if name not in self.watched}
+        watched = {name: means[name] for name in self.watched}
         loss = sum(losses.values())
         self._log.write(
             kind="train", epoch=self.epoch, iteration=self.iteration, position=position, lr=rate, loss=loss,
-            losses=losses, images_per_s=speed,
+            losses=losses, watched=watched, observed=self._observed(), images_per_s=speed,
         )  # fmt: skip
         bar.set_postfix_str(f"loss {loss:.4g}, lr {rate:.2g}")
         if bar.disable:
-            text = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            every = {**losses, **watched, **self._observed()}
+            text = ", ".join(f"{name} {value:.4g}" for name, value in every.items())
             _logger.info("epoch %.2f: %s, lr %.3g, %.1f images/s", position, text, rate, speed)
+
+    def _observed(self) -> dict[str, float]:
+        return {name: value for observer in self.observers.values() for name, value in observer.report().items()}
 
     def _interrupt(self) -> None:
         saved = any(self.out.glob("checkpoints/epoch-*"))

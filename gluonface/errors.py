@@ -10,6 +10,7 @@ __all__ = [
     "GluonFaceError",
     "InputError",
     "ImageError",
+    "VideoError",
     "DataError",
     "WeightsError",
     "ModelNotFoundError",
@@ -46,6 +47,10 @@ class ImageError(GluonFaceError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.reason}"
+
+
+class VideoError(ImageError):
+    """A video cannot be read; `source` and `reason` say which and why."""
 
 
 class DataError(GluonFaceError, ValueError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .errors import InputError
+from .pose import rotation_from_pose
 
 __all__ = ["SCHEMES", "Face", "Faces", "Scheme"]
 
@@ -399,6 +400,22 @@ class Faces:
         if self.landmarks5 is None:
             raise InputError("these faces have neither landmarks5 nor dense landmarks to align by")
         return self.landmarks5
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """(n, 3, 3) float32: rotation matrices of `pose`, convention of `gluonface.pose`.
+
+        The columns say where the axes of the head point, those that point to the viewer's right, up and at the viewer
+        while it looks at the viewer.
+
+        Raises
+        ------
+        InputError
+            These faces have no pose.
+        """
+        if self.pose is None:
+            raise InputError("these faces have no pose to make a rotation of; a detector with a pose head gives one")
+        return rotation_from_pose(self.pose).astype(np.float32)
 
     def with_(self, **fields) -> Faces:
         """A copy with some fields replaced, checked again (as `dataclasses.replace`)."""

@@ -1,9 +1,14 @@
-"""Losses of the papers, as HybridBlocks. Letters: B batch, N anchors, K landmarks, h w map."""
+"""Losses of the papers, as HybridBlocks. Letters: B batch, N anchors, P anchors with a pose, K landmarks, h w map."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from ._compat import mx
+from .decode import POSE_BIN_DEGREES, POSE_BINS, POSE_LIMIT
 from .errors import InputError
+from .nn.coder import PoseDecoder
 from .nn.heatmap import SoftArgmax
 
 nn = mx.gluon.nn
@@ -14,7 +19,7 @@ class AnchorLoss(nn.HybridBlock):
 
     Class is softmax cross-entropy with online hard example mining: all positive anchors and, per image, the
     ``negatives_per_positive`` times as many background anchors of highest loss. Box and points are smooth-L1 over the
-    positive anchors. Each part is summed over an image and multiplied by the image's ``normaliser``.
+    positive anchors. Each part is summed over an image and multiplied by the image's normaliser.
 
     Parameters
     ----------
@@ -57,6 +62,7 @@ class AnchorLoss(nn.HybridBlock):
         landmark_targets,
         landmark_masks,
         normaliser,
+        landmark_normaliser,
     ):
         """Loss parts per image.
 
@@ -73,6 +79,8 @@ class AnchorLoss(nn.HybridBlock):
         normaliser : (B,)
             Factor of each image's sums: images in the global batch / positive anchors in it, so that the mean over
             images is a mean over positive anchors, whatever the number of devices.
+        landmark_normaliser : (B,)
+            The same for the points.
 
         Returns
         -------
@@ -94,7 +102,124 @@ class AnchorLoss(nn.HybridBlock):
         points = F.sum(
             F.broadcast_mul(self._smooth_l1(F, landmark_preds - landmark_targets), landmark_masks), axis=(1, 2)
         )
-        return cls, box * normaliser * self.box_weight, points * normaliser * self.landmark_weight
+        return cls, box * normaliser * self.box_weight, points * landmark_normaliser * self.landmark_weight
+
+
+class PoseLoss(nn.HybridBlock):
+    """Head pose loss of MOS (eq. 1): for each angle the cross-entropy over its bins, and ``beta`` times the squared
+    error of the expected angle in degrees.
+
+    Parameters
+    ----------
+    beta : float
+        The paper's .001.
+    """
+
+    def __init__(self, beta: float = 0.001, **kwargs):
+        super().__init__(**kwargs)
+        self.beta = beta
+        with self.name_scope():
+            self.decode = PoseDecoder()
+
+    def hybrid_forward(self, F, pose_preds, pose_targets, pose_masks, normaliser):
+        """Loss per image.
+
+        Parameters
+        ----------
+        pose_preds : (B, P, 198)
+            From `gluonface.nn.heads.PoseHead`.
+        pose_targets : (B, P, 3)
+            Yaw, pitch, roll in degrees, within 99.
+        pose_masks : (B, P)
+            1 for a pose, 0 where there are fewer than P.
+        normaliser : (B,)
+            Factor of each image's sum, see `AnchorLoss`.
+
+        Returns
+        -------
+        (B,)
+            Sum over the three angles.
+        """
+        logs = F.log_softmax(pose_preds.reshape((0, 0, 3, POSE_BINS)), axis=-1)
+        bins = F.clip(F.floor((pose_targets + POSE_LIMIT) / POSE_BIN_DEGREES), 0, POSE_BINS - 1)
+        losses = self.beta * F.square(self.decode(pose_preds) - pose_targets) - F.pick(logs, bins, axis=-1)
+        return F.sum(F.sum(losses, axis=2) * pose_masks, axis=1) * normaliser
+
+
+class UncertaintyWeights(nn.HybridBlock):
+    """Weights of the parts of a loss, learned with the network (MOS section 3.2.2, after Kendall et al. 2018).
+
+    A classification part L becomes L / T^2 + log T (eq. 5), a regression part L / (2 sigma^2) + log sigma (eq. 6). log
+    T and log sigma are the parameters, so that no scale can become negative. At fixed parts the least is at T^2 = 2 L
+    and sigma^2 = L: every part then weighs 1 / (2 L).
+
+    Parameters
+    ----------
+    kinds : mapping of str to str
+        Name of each part -> "classification" or "regression", in the order of the call.
+    """
+
+    def __init__(self, kinds: Mapping[str, str], **kwargs):
+        super().__init__(**kwargs)
+        for name, kind in kinds.items():
+            if kind not in ("classification", "regression"):
+                raise InputError(f'part {name}: expected "classification" or "regression", got {kind!r}')
+        self.names = tuple(kinds)
+        self.factors = tuple(1.0 if kind == "classification" else 0.5 for kind in kinds.values())
+        with self.name_scope():
+            # No weight decay: it would draw every scale to 1.
+            self.log_scales = self.params.get("log_scales", shape=(len(kinds),), init="zeros", wd_mult=0.0)
+
+    def hybrid_forward(self, F, *parts, log_scales):
+        """Parts (B,) each to as many weighted parts (B,), and the sum of the logarithms, (1,)."""
+        scales = [F.slice_axis(log_scales, axis=0, begin=i, end=i + 1) for i in range(len(self.names))]
+        weighted = [F.broadcast_mul(p, f * F.exp(-2 * s)) for p, f, s in zip(parts, self.factors, scales)]
+        return *weighted, F.sum(log_scales).reshape((1,))
+
+    def start_at(self, parts: Mapping[str, float]) -> None:
+        """Set the scales to what is best for parts of these sizes, such as those of the first batch: parts may differ
+        by orders of magnitude, and until the scales have found them the largest part alone is learnt.
+
+        A part of 0 says nothing, as that of pose does in a batch without a posed face: its scale becomes 1.
+        """
+        squares = [2 * factor * parts[name] for name, factor in zip(self.names, self.factors)]
+        self.log_scales.set_data(mx.nd.array([0.5 * math.log(square) if square > 0 else 0.0 for square in squares]))
+
+    def weights(self) -> dict[str, float]:
+        """What each part is multiplied with now: 1 / T^2 or 1 / (2 sigma^2)."""
+        scales = self.log_scales.list_data()[0].asnumpy()
+        return {name: float(f * math.exp(-2 * s)) for name, f, s in zip(self.names, self.factors, scales)}
+
+
+class SmallBoxLoss(nn.HybridBlock):
+    """How much of the box loss comes from small faces: what online feedback sampling goes by (MOS section 3.3).
+
+    Parameters
+    ----------
+    small : float
+        Faces up to this size in pixels; the paper's 25.
+    smooth_at : float
+        As in `AnchorLoss`.
+    """
+
+    def __init__(self, small: float = 25.0, smooth_at: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.small, self.smooth_at = small, smooth_at
+
+    def hybrid_forward(self, F, box_preds, box_targets, face_sizes, normaliser):
+        """The box loss of small faces and that of all, (B,) each, without gradient.
+
+        Parameters
+        ----------
+        box_preds, box_targets : (B, N, 4)
+        face_sizes : (B, N)
+            See :class:`gluonface.targets.MOSTargets`.
+        normaliser : (B,)
+        """
+        losses = F.sum(F.smooth_l1(F.BlockGrad(box_preds) - box_targets, scalar=self.smooth_at**-0.5), axis=2)
+        losses = losses * (face_sizes > 0)
+        small = F.sum(losses * (face_sizes <= self.small), axis=1)
+        return small * normaliser, F.sum(losses, axis=1) * normaliser
 
 
 #: Ways to compare heatmaps.

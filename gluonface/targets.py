@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .decode import LIGHT_ANCHORS, AnchorSpec, anchors_for, encode_boxes, encode_heatmaps, encode_points
+from .decode import LIGHT_ANCHORS, AnchorSpec, anchors_for, encode_boxes, encode_heatmaps, encode_points, encode_pose
 from .geometry import box_ioa, box_iou
 
-__all__ = ["AnchorTargets", "HeatmapTargets", "match_anchors"]
+__all__ = ["AnchorTargets", "HeatmapTargets", "MOSTargets", "match_anchors"]
 
 #: ``cls_targets`` of an anchor that is neither face nor background.
 IGNORED = -1
@@ -85,12 +85,27 @@ class AnchorTargets:
     def __post_init__(self):
         object.__setattr__(self, "anchors", anchors_for(self.size_hw, self.spec))
 
-    def encode_labels(self, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def encode_labels(self, labels) -> tuple[np.ndarray, ...]:
         """Targets of one image from its :class:`gluonface.data.base.FaceLabels`, see :meth:`__call__`."""
-        return self(labels.boxes, labels.landmarks5, labels.ignore)
+        return self(labels.boxes, labels.landmarks5, labels.ignore, labels.points_only)
+
+    def match(self, boxes: np.ndarray) -> np.ndarray:
+        """Which of the faces each anchor is for, (N,): see :func:`match_anchors`."""
+        return match_anchors(
+            self.anchors,
+            boxes,
+            positive_iou=self.positive_iou,
+            negative_iou=self.negative_iou,
+            low_quality_iou=self.low_quality_iou,
+        )
 
     def __call__(
-        self, boxes: np.ndarray, landmarks5: np.ndarray, ignore: np.ndarray
+        self,
+        boxes: np.ndarray,
+        landmarks5: np.ndarray,
+        ignore: np.ndarray,
+        points_only: np.ndarray | None = None,
+        matched: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Targets of one image.
 
@@ -102,6 +117,10 @@ class AnchorTargets:
             NaN where unknown.
         ignore : ndarray, bool, (M,)
             Regions that are neither face nor background.
+        points_only : ndarray, bool, (M,), optional
+            Faces whose points are learnt, but neither class nor box: their anchors are ignored.
+        matched : ndarray (N,), optional
+            What `match` gave for the boxes that are not ignored, where the caller needs it, too.
 
         Returns
         -------
@@ -111,17 +130,12 @@ class AnchorTargets:
             0 where the anchor is not positive.
         landmark_targets : ndarray, float32, (N, 10)
         landmark_masks : ndarray, float32, (N, 1)
-            1 where the anchor is positive and its face has points.
+            1 where the anchor is for a face that has points.
         """
         anchors = self.anchors
         faces, points = boxes[~ignore], landmarks5[~ignore]
-        matched = match_anchors(
-            anchors,
-            faces,
-            positive_iou=self.positive_iou,
-            negative_iou=self.negative_iou,
-            low_quality_iou=self.low_quality_iou,
-        )
+        if matched is None:
+            matched = self.match(faces)
         cls_targets = np.where(matched >= 0, 1.0, np.where(matched == -1, 0.0, float(IGNORED))).astype(np.float32)
         if ignore.any():
             on_region = box_ioa(anchors, boxes[ignore]).max(axis=1) >= self.ignore_ioa
@@ -137,7 +151,71 @@ class AnchorTargets:
             with_points = positive[known]
             landmark_targets[with_points] = encode_points(points[face[known]], anchors[with_points])
             landmark_masks[with_points] = 1
+            if points_only is not None:
+                cls_targets[positive[points_only[~ignore][face]]] = IGNORED
         return cls_targets, box_targets, landmark_targets, landmark_masks
+
+
+@dataclass(frozen=True)
+class MOSTargets(AnchorTargets):
+    """Training targets of MOS: those of `AnchorTargets`, and head pose.
+
+    Attributes
+    ----------
+    min_pose_face : float
+        Faces smaller than this in the network's input, in pixels (square root of the box's area), are masked out of the
+        pose loss (MOS section 4.1: faces under 35x35 carry no pose).
+    max_pose_anchors : int
+        P: of an image's anchors, so many learn a pose, those that overlap their face best. A pose is 198 numbers, and
+        most anchors have none to learn: the loss looks at these alone.
+    """
+
+    min_pose_face: float = 35.0
+    max_pose_anchors: int = 64
+
+    def encode_labels(self, labels) -> tuple[np.ndarray, ...]:
+        """Targets of one image from its :class:`gluonface.data.base.FaceLabels`.
+
+        Returns
+        -------
+        cls_targets (N,), box_targets (N, 4), landmark_targets (N, 10), landmark_masks (N, 1)
+            See `AnchorTargets`; ``labels.points_only`` are ignored in the first two.
+        face_sizes : ndarray, float32, (N,)
+            Size in pixels (square root of the box's area) of the face whose class and box a positive anchor learns,
+            else 0.
+        pose_anchors : ndarray, float32, (P,)
+            Numbers of the anchors that learn a pose, 0 where there are fewer.
+        pose_sides : ndarray, float32, (P,)
+            Their sides in pixels.
+        pose_targets : ndarray, float32, (P, 3)
+            Yaw, pitch, roll in degrees.
+        pose_masks : ndarray, float32, (P,)
+            1 where there is one.
+        """
+        boxes, poses = labels.boxes[~labels.ignore], labels.pose[~labels.ignore]
+        matched = self.match(boxes)
+        targets = self(labels.boxes, labels.landmarks5, labels.ignore, labels.points_only, matched)
+        sizes = labels.face_sizes[~labels.ignore]
+        face_sizes = np.zeros(len(self.anchors), np.float32)
+        pose_anchors = np.zeros(self.max_pose_anchors, np.float32)
+        pose_sides = np.zeros(self.max_pose_anchors, np.float32)
+        pose_targets = np.zeros((self.max_pose_anchors, 3), np.float32)
+        pose_masks = np.zeros(self.max_pose_anchors, np.float32)
+        learnt = np.flatnonzero(targets[0] == 1)
+        if len(learnt):
+            face_sizes[learnt] = sizes[matched[learnt]]
+        posed = (encode_pose(poses) >= 0).all(axis=-1) & (sizes >= self.min_pose_face)
+        anchors = np.flatnonzero(matched >= 0)
+        anchors = anchors[posed[matched[anchors]]] if len(anchors) else anchors
+        if len(anchors) > self.max_pose_anchors:
+            overlap = box_iou(self.anchors[anchors], boxes)[np.arange(len(anchors)), matched[anchors]]
+            anchors = anchors[np.argsort(-overlap, kind="stable")[: self.max_pose_anchors]]
+        count = len(anchors)
+        pose_anchors[:count], pose_masks[:count] = anchors, 1
+        if count:
+            pose_sides[:count] = self.anchors[anchors, 2] - self.anchors[anchors, 0]
+            pose_targets[:count] = poses[matched[anchors]]
+        return *targets, face_sizes, pose_anchors, pose_sides, pose_targets, pose_masks
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .faces import SCHEMES, Faces
 from .geometry import Letterbox, clip_boxes, flip_boxes, flip_points, nms, vote
 from .image import load_image
 from .pipeline import FaceAnalyzer
+from .pose import pose_distance, pose_from_rotation, rotation_from_pose, wrap_degrees
 
 __all__ = ["SHORT_SIDES", "detect_multiscale", "mirror_faces", "vote_faces"]
 
@@ -49,8 +50,8 @@ def detect_multiscale(
     flip : bool
         Also look at the mirrored photo, in the same batch.
     vote_thresh : float
-        Boxes of all runs that overlap the best by at least this IoU become one: the mean weighted by score, of boxes
-        and of points.
+        Boxes of all runs that overlap the best by at least this IoU become one: the mean weighted by score, of boxes,
+        of points and, where the detector gives them, of poses (see `vote_faces`).
     nms_thresh : float, optional
         A last non-maximum suppression of the voted boxes, which have moved; `vote_thresh` by default.
     max_long_side : int, optional
@@ -125,27 +126,64 @@ def vote_faces(runs: Sequence[Faces], vote_thresh: float = 0.4, nms_thresh: floa
     Parameters
     ----------
     runs : sequence of Faces
-        All of one photo, all with five points or all without; of other parts only boxes, scores and five points are
-        kept.
+        All of one photo, all with five points or all without, and the same with poses. Boxes, scores, five points and
+        poses are kept, other parts are not. The mean of poses is that of rotations, weighted by score: the rotation
+        nearest to the mean of their matrices, as angles near to those of the best box.
     vote_thresh, nms_thresh : float
         See `detect_multiscale`.
+
+    Raises
+    ------
+    InputError
+        The results are of different photos, or a part that some have and others lack.
     """
     if not runs or len({faces.size_hw for faces in runs}) != 1:
         raise InputError(f"expected results of one photo, got sizes {sorted({faces.size_hw for faces in runs})}")
     size_hw = runs[0].size_hw
     boxes = np.concatenate([faces.boxes for faces in runs])
     scores = np.concatenate([faces.scores for faces in runs])
-    with_points = {faces.landmarks5 is not None for faces in runs}
-    if len(with_points) != 1:
-        raise InputError("expected five points in all results or in none")
+    points, poses = _part_of_all(runs, "landmarks5", "five points"), _part_of_all(runs, "pose", "a pose")
     values = [boxes]
-    if with_points == {True}:
-        values.append(np.concatenate([faces.landmarks5 for faces in runs]).reshape(-1, 10))
+    if points is not None:
+        values.append(points.reshape(-1, 10))
+    if poses is not None:
+        values.append(rotation_from_pose(poses).reshape(-1, 9))
     keep, voted = vote(boxes, scores, np.concatenate(values, axis=1), vote_thresh)
     scores, boxes = scores[keep], clip_boxes(voted[:, :4], size_hw)
     last = nms(boxes, scores, vote_thresh if nms_thresh is None else nms_thresh)
-    points = voted[last, 4:].reshape(-1, 5, 2) if with_points == {True} else None
-    return Faces(boxes[last], scores[last], landmarks5=points, size_hw=size_hw)
+    parts = {}
+    if points is not None:
+        parts["landmarks5"] = voted[last, 4:14].reshape(-1, 5, 2)
+    if poses is not None:
+        parts["pose"] = _mean_poses(voted[last, -9:].reshape(-1, 3, 3), poses[keep[last]])
+    return Faces(boxes[last], scores[last], size_hw=size_hw, **parts)
+
+
+def _part_of_all(runs: Sequence[Faces], name: str, called: str) -> np.ndarray | None:
+    """A part of the faces of all runs, one after another; None where no run has it."""
+    parts = [getattr(faces, name) for faces in runs]
+    if all(part is None for part in parts):
+        return None
+    # A run without faces need not say what its faces would have.
+    if any(part is None and len(faces) for part, faces in zip(parts, runs)):
+        raise InputError(f"expected {called} in all results or in none")
+    return np.concatenate([part for part in parts if part is not None])
+
+
+def _mean_poses(matrices: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Poses (n, 3) of the rotations nearest to means (n, 3, 3) of rotations.
+
+    Of the two triples of angles that a rotation has, the one nearer to those of ``near`` (n, 3) is taken: networks give
+    yaws of up to 99 degrees.
+    """
+    matrices = matrices.astype(np.float64)
+    known = np.isfinite(matrices).all(axis=(1, 2))
+    u, _, vt = np.linalg.svd(np.where(known[:, None, None], matrices, 0))
+    u[..., -1] *= np.linalg.det(u @ vt)[:, None]
+    one = np.where(known[:, None], pose_from_rotation(u @ vt), np.nan)
+    other = wrap_degrees(one * (-1, 1, 1) + 180)
+    nearer = pose_distance(other, near).sum(axis=1) < pose_distance(one, near).sum(axis=1)
+    return np.where(nearer[:, None], other, one)
 
 
 def _scales(size_hw: tuple[int, int], short_sides: Sequence[int] | None, max_long_side: int | None) -> list[float]:

@@ -1,4 +1,4 @@
-"""Draw faces on photos: boxes, scores and points, as thick as the photo and the faces ask for."""
+"""Draw faces on photos: boxes, scores, points and head pose, as thick as the photo and the faces ask for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import numpy as np
 from .errors import InputError
 from .faces import SCHEMES, Faces
 from .geometry import Letterbox, apply_letterbox, letterbox
+from .pose import rotation_from_pose
 
-__all__ = ["GROUP_COLORS", "POINT_COLORS", "contact_sheet", "draw_faces"]
+__all__ = ["AXIS_COLORS", "GROUP_COLORS", "POINT_COLORS", "contact_sheet", "draw_axes", "draw_faces"]
 
 #: One colour (RGB) for each of the five points: left eye, right eye, nose, left and right mouth corner.
 POINT_COLORS = ((66, 135, 245), (64, 224, 208), (255, 220, 50), (240, 80, 200), (255, 120, 60))
+#: One colour (RGB) for each axis of a head: x to the side that is the viewer's right on a face that looks at the
+#: viewer, y out of the crown, z out of the nose.
+AXIS_COLORS = ((235, 50, 45), (30, 190, 50), (50, 110, 255))
 BOX_COLOR = (40, 220, 60)
 _OUTLINE = (0, 0, 0)
 #: One colour (RGB) for each group of dense landmarks.
@@ -30,6 +34,8 @@ _LANDMARK_COLOR = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # Height in pixels of a capital letter of that font at scale 1.
 _FONT_HEIGHT = 22
+# Length of an axis of a head, as a share of the size of the face.
+_AXIS_LENGTH = 0.4
 # OpenCV draws at positions of 1/16 pixel.
 _SHIFT = 4
 
@@ -40,11 +46,13 @@ def draw_faces(
     *,
     scores: bool = True,
     points: bool = True,
+    pose: bool = True,
+    angles: bool = False,
     labels: Sequence[str] | None = None,
     color: tuple[int, int, int] = BOX_COLOR,
     thickness: int | None = None,
 ) -> np.ndarray:
-    """Draw boxes, scores and points.
+    """Draw boxes, scores, points and head pose.
 
     Parameters
     ----------
@@ -54,6 +62,11 @@ def draw_faces(
         In pixels of the image.
     scores, points : bool
         Whether to write scores and draw landmarks: the dense ones where there are some, else the five.
+    pose : bool
+        Whether to draw the axes of heads with a pose (`draw_axes`), from the nose or, of faces without points, from the
+        middle of the box.
+    angles : bool
+        Whether to write their yaw, pitch and roll below the boxes, in whole degrees.
     labels : sequence of n str, optional
         Written instead of the scores.
     color : (int, int, int)
@@ -81,9 +94,43 @@ def draw_faces(
         _draw_box(picture, face.box, color, width)
         if points:
             _draw_points(picture, face)
+        if pose and face.pose is not None:
+            size = _face_size(face.box)
+            _draw_axes(picture, face.pose[0], _nose(face), _AXIS_LENGTH * size, max(1, round(size / 70)))
     for i in np.argsort(faces.scores, kind="stable"):
-        if labels[i]:
-            _write(picture, labels[i], faces.boxes[i], color)
+        place = _write(picture, labels[i], faces.boxes[i], color) if labels[i] else None
+        if angles and faces.pose is not None:
+            text = "yaw {:.0f}  pitch {:.0f}  roll {:.0f}".format(*np.round(faces.pose[i]) + 0.0)  # no -0
+            _write(picture, text, faces.boxes[i], color, "inside" if place == "below" else "below", letters=0.75)
+    return picture
+
+
+def draw_axes(
+    image: np.ndarray, pose: np.ndarray, origin: np.ndarray, length: float, thickness: int | None = None
+) -> np.ndarray:
+    """Draw the axes of one head, in `AXIS_COLORS`: x to the viewer's right, y up, z at the viewer, turned by its pose.
+
+    An axis ends in a dot, so that one that points at the viewer is seen too. What is nearer to the viewer lies on top.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 RGB array
+        Not changed.
+    pose : (3,) array
+        Yaw, pitch, roll in degrees.
+    origin : (2,) array
+        Where the axes meet, in pixels.
+    length : float
+        Of an axis that lies in the image plane, in pixels.
+    thickness : int, optional
+        Of the lines in pixels; by default it grows with the length.
+
+    Returns
+    -------
+    (H, W, 3) uint8 RGB array
+    """
+    picture = np.ascontiguousarray(image).copy()
+    _draw_axes(picture, pose, origin, length, max(1, round(length / 32)) if thickness is None else thickness)
     return picture
 
 
@@ -169,6 +216,25 @@ def _draw_dense(picture: np.ndarray, points: np.ndarray, scheme: str, size: floa
     _draw_dots(picture, points, colors, max(0.7, size / 130))
 
 
+def _nose(face) -> np.ndarray:
+    """(2,): the tip of the nose as it is drawn, or the middle of the box."""
+    if face.landmarks5 is None and face.scheme not in SCHEMES:
+        return (face.box[:2] + face.box[2:]) / 2
+    return face.alignment_points[0, 2]
+
+
+def _draw_axes(picture: np.ndarray, pose: np.ndarray, origin: np.ndarray, length: float, width: int) -> None:
+    rotation = rotation_from_pose(pose)
+    start = np.asarray(origin, np.float64)
+    for axis in np.argsort(rotation[2], kind="stable"):  # the farthest first
+        end = start + length * rotation[:2, axis] * (1, -1)
+        line, color = (tuple(_fixed(start)), tuple(_fixed(end))), AXIS_COLORS[axis]
+        if width >= 2:  # a dark rim, which shows on any skin
+            cv2.line(picture, *line, _OUTLINE, width + 2, cv2.LINE_AA, _SHIFT)
+        cv2.line(picture, *line, color, width, cv2.LINE_AA, _SHIFT)
+        _draw_dots(picture, end[None], (color,), 1.2 * width)
+
+
 def _draw_dots(picture: np.ndarray, points: np.ndarray, colors, radius: float) -> None:
     """Filled dots with a dark rim, which shows on light skin as on dark; small ones go without."""
     rim = max(1.0, radius * 0.3) if radius >= 2 else 0.0
@@ -179,23 +245,41 @@ def _draw_dots(picture: np.ndarray, points: np.ndarray, colors, radius: float) -
         cv2.circle(picture, center, round(radius * 2**_SHIFT), color, -1, cv2.LINE_AA, _SHIFT)
 
 
-def _write(picture: np.ndarray, text: str, box: np.ndarray, color) -> None:
-    """Text on a plate of the box's colour above the box, inside it where the photo ends; none for a tiny face."""
+def _write(picture: np.ndarray, text: str, box: np.ndarray, color, place: str = "above", letters: float = 1.0) -> str:
+    """Text on a plate of the box's colour; none for a tiny face.
+
+    Parameters
+    ----------
+    place : "above", "below" or "inside"
+        Where to put it. Where the photo ends, "above" becomes "below" and "below" becomes "inside".
+    letters : float
+        Their size, as a share of the usual one.
+
+    Returns
+    -------
+    str
+        Where it went; "nowhere" when the text would hide the face.
+    """
     height, width = picture.shape[:2]
     letter = np.clip(_face_size(box) / 9, max(height, width) / 90, max(height, width) / 30)
-    letter = max(letter, 7.0)
+    letter = max(letters * letter, 7.0)
     if letter > 0.75 * (box[3] - box[1]):
-        return  # the text would hide the face
+        return "nowhere"
     scale = float(letter) / _FONT_HEIGHT
     weight = max(1, round(letter / 9))
     (text_width, text_height), _ = cv2.getTextSize(text, _FONT, scale, weight)
     pad = max(1, round(letter / 4))
     plate_height, plate_width = text_height + 2 * pad, text_width + 2 * pad
     left = int(np.clip(round(float(box[0])), 0, max(0, width - plate_width)))
-    top = round(float(box[1])) - plate_height
-    if top < 0:  # no room above: below, or else inside
-        below = round(float(box[3]))
-        top = below if below + plate_height <= height else max(0, round(float(box[1])))
+    upper, lower = round(float(box[1])), round(float(box[3]))
+    at_bottom = place != "above"
+    if place == "above" and upper < plate_height:
+        place = "below"
+    if place == "below" and lower + plate_height > height:
+        place = "inside"
+    inside = min(lower, height) - plate_height if at_bottom else upper
+    top = {"above": upper - plate_height, "below": lower, "inside": max(0, inside)}[place]
     cv2.rectangle(picture, (left, top), (left + plate_width - 1, top + plate_height - 1), color, -1)
     ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 128 else (255, 255, 255)
     cv2.putText(picture, text, (left + pad, top + pad + text_height - 1), _FONT, scale, ink, weight, cv2.LINE_AA)
+    return place

@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ import gluonface.pipeline
 from gluonface import cli
 from gluonface.errors import ImageError, ModelNotFoundError, WeightsError
 from gluonface.faces import SCHEMES, Faces
-from gluonface.geometry import ARCFACE_TEMPLATE_112
+from gluonface.geometry import ARCFACE_TEMPLATE_112, five_from_boxes
 from gluonface.image import load_image, save_image
 
 
@@ -305,6 +307,185 @@ def test_a_bar_is_drawn_on_a_terminal_only(folder, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert "4/4" in err or "3/4" in err
     assert "skipped nothing.jpg: no such file" in err
+
+
+# frames
+
+
+class VideoAnalyzer(FakeAnalyzer):
+    """A face that walks to the right and turns, ten frames long, and one that stays for two frames only."""
+
+    max_pixels = 10**8
+
+    def stream(self, images):
+        for image in images:
+            at = VideoAnalyzer.looked
+            VideoAnalyzer.looked += 1
+            boxes = np.array([[20 + 4 * at, 30, 80 + 4 * at, 100], [200, 120, 260, 190]])[: 2 if at < 2 else 1]
+            pose = np.array([[20.0 - 5 * at, 2, 1], [0, 0, 0]])[: len(boxes)]
+            if at >= 10:
+                boxes, pose = boxes[:0], pose[:0]
+            yield Faces(
+                boxes.reshape(-1, 4),
+                np.full(len(boxes), 0.9),
+                landmarks5=five_from_boxes(boxes.reshape(-1, 4)),
+                pose=pose.reshape(-1, 3),
+                size_hw=image.shape[:2],
+            )
+
+
+@pytest.fixture
+def walk(tmp_path, monkeypatch):
+    """A video of 30 frames at 10 a second, blurred up to the third and black in the fifth, in the current folder."""
+    monkeypatch.setattr(gluonface.pipeline, "FaceAnalyzer", VideoAnalyzer)
+    monkeypatch.setattr(VideoAnalyzer, "looked", 0, raising=False)
+    monkeypatch.chdir(tmp_path)
+    writer = cv2.VideoWriter("walk.avi", cv2.VideoWriter_fourcc(*"MJPG"), 10, (320, 240))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV does not write MJPG")
+    picture = np.random.default_rng(0).integers(40, 220, (60, 80, 3), dtype=np.uint8)
+    picture = cv2.resize(picture, (320, 240), interpolation=cv2.INTER_CUBIC)
+    for t in range(30):
+        writer.write(cv2.GaussianBlur(picture, (0, 0), 8) if t < 3 else picture * (t != 4))
+    writer.release()
+    return tmp_path
+
+
+def test_the_best_frame_of_each_face_is_written(walk, capsys):
+    assert cli.main(["frames", "walk.avi", "--out", "faces"]) == 0
+    # The face is frontal in the frame that is black.
+    assert files("faces") == ["contact_sheet.jpg", "frames.jsonl", "track-000_frame-000003_yaw+05.jpg"]
+    assert load_image("faces/track-000_frame-000003_yaw+05.jpg").shape == (106, 90, 3)
+    rows = [json.loads(line) for line in Path("faces/frames.jsonl").read_text().splitlines()]
+    assert [(row["track"], row["frames"], row["video"], row["model"]) for row in rows] == [
+        (1, 2, "walk.avi", "fake_detector"),
+        (0, 10, "walk.avi", "fake_detector"),
+    ]
+    (best,) = rows[1]["best"]
+    assert (best["file"], best["frame"], best["pose"]["yaw"]) == ("track-000_frame-000003_yaw+05.jpg", 3, 5)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "gluonface: 1 picture of 1 of 2 faces in 30 frames (fake_detector), in faces",
+        "gluonface: not fit, of 12 views: blurred 6",
+        "gluonface: left out: 1 face seen in fewer than 3 frames (--min-frames)",
+    ]
+
+
+def test_the_rules_of_frames_are_options(walk, capsys):
+    argv = "frames walk.avi --out faces --per-face 3 --min-gap 0.2 --max-yaw 12 --align --json -"
+    assert cli.main(argv.split()) == 0
+    assert files("faces") == [
+        "contact_sheet.jpg",
+        *(f"track-000_frame-{name}" for name in ("000003_yaw+05.jpg", "000003_yaw+05_aligned.png")),
+        *(f"track-000_frame-{name}" for name in ("000005_yaw-05.jpg", "000005_yaw-05_aligned.png")),
+    ]
+    assert load_image("faces/track-000_frame-000005_yaw-05_aligned.png").shape == (112, 112, 3)
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert rows[-1]["best"][0]["aligned_file"].endswith("_aligned.png")
+    assert rows[-1]["dropped"]["yaw"] == 5
+    assert "turned aside 5" in err
+
+
+def test_a_video_can_be_looked_at_in_part_and_quietly(walk, capsys):
+    argv = "frames walk.avi --out faces --step 2 --max-frames 4 --min-size 90 --quiet --model m --size 320 --batch 2"
+    assert cli.main(argv.split()) == 0
+    assert VideoAnalyzer.looked == 4
+    assert files("faces") == ["frames.jsonl"]  # no face is large enough: no picture
+    assert capsys.readouterr() == ("", "")
+    assert FakeAnalyzer.options["detector"] == "m"
+    assert (FakeAnalyzer.options["size"], FakeAnalyzer.options["batch_size"]) == (320, 2)
+
+
+def test_a_folder_of_pictures_is_a_video(walk, capsys):
+    Path("stills").mkdir()
+    for t in range(3):
+        save_image(f"stills/{t}.png", np.full((240, 320, 3), 60 * t, np.uint8))
+    assert cli.main(["frames", "stills", "--out", "faces"]) == 0
+    assert "in 3 frames" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_video_with_what_there_is(walk, monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGINT)
+    original = VideoAnalyzer.stream
+
+    def pressed(self, images):
+        for faces in original(self, images):
+            if VideoAnalyzer.looked == 8:
+                signal.raise_signal(signal.SIGINT)
+            yield faces
+
+    monkeypatch.setattr(VideoAnalyzer, "stream", pressed)
+    assert cli.main(["frames", "walk.avi", "--out", "faces"]) == 130
+    assert VideoAnalyzer.looked == 8
+    assert "track-000_frame-000003_yaw+05.jpg" in files("faces")
+    assert "frames.jsonl" in files("faces")
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_twice_ends_at_once_and_leaves_no_half_file(walk, monkeypatch):
+    def pressed(self, images):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        yield from ()
+
+    monkeypatch.setattr(VideoAnalyzer, "stream", pressed)
+    assert cli.main(["frames", "walk.avi", "--out", "faces"]) == 130
+    assert files("faces") == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "says"),
+    [
+        (["frames", "walk.avi"], 2, "required: --out"),
+        (["frames", "missing.mp4", "--out", "o"], 1, "missing.mp4: no such file"),
+        (["frames", "empty.mp4", "--out", "o"], 1, "empty.mp4: is empty"),
+        (["frames", "text.mp4", "--out", "o"], 1, "text.mp4: is not a video that OpenCV can open"),
+        (["frames", "walk.avi", "--out", "o", "--max-pixels", "10"], 1, "more than the 10 allowed"),
+        (["frames", "walk.avi", "--out", "o", "--max-yaw", "200"], 2, "expected degrees from 0 to 180, got '200'"),
+        (["frames", "walk.avi", "--out", "o", "--min-size", "-1"], 2, "expected a number of at least 0"),
+        (["frames", "walk.avi", "--out", "o", "--fps", "0"], 2, "expected fps above 0"),
+        (["frames", "walk.avi", "--out", "o", "--threads", "2"], 2, "--threads goes with --artefact"),
+        (["frames", "walk.avi", "--out", "o", "--model", "retinafase"], 2, "near: retinaface"),
+        (["frames", "walk.avi", "--out", "walk.avi"], 1, "error"),
+    ],
+)
+def test_what_is_wrong_with_a_video_or_its_options_is_told(walk, capsys, argv, status, says):
+    Path("empty.mp4").touch()
+    Path("text.mp4").write_text("no video")
+    try:
+        found = cli.main(argv)
+    except SystemExit as exit:  # argparse leaves this way
+        found = exit.code
+    assert found == status
+    assert says in capsys.readouterr().err
+    assert not Path("o/frames.jsonl").exists()
+
+
+def test_a_bar_of_frames_is_drawn_on_a_terminal(walk, monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert cli.main(["frames", "walk.avi", "--out", "faces"]) == 0
+    err = capsys.readouterr().err
+    assert "/30 [" in err
+    assert "frames/s" in err
+
+
+def test_a_compiled_detector_takes_frames_too(walk, monkeypatch):
+    from gluonface.deploy import runtime
+
+    def load(path, **options):
+        VideoAnalyzer.loaded = path, options["threads"], options["batch_size"]
+        return VideoAnalyzer()
+
+    monkeypatch.setattr(VideoAnalyzer, "loaded", None, raising=False)
+    monkeypatch.setattr(runtime, "load", load)
+    argv = "frames walk.avi --out faces --artefact net.artefact --threads 2 --quiet"
+    assert cli.main(argv.split()) == 0
+    assert VideoAnalyzer.loaded == (Path("net.artefact"), 2, 4)
+    assert "frames.jsonl" in files("faces")
 
 
 # models, info

@@ -4,14 +4,18 @@ import pytest
 from gluonface.decode import (
     HEATMAP_DECODERS,
     LIGHT_ANCHORS,
+    POSE_BIN_CENTRES,
+    POSE_BINS,
     AnchorSpec,
     anchors_for,
     decode_boxes,
     decode_heatmaps,
     decode_points,
+    decode_pose,
     encode_boxes,
     encode_heatmaps,
     encode_points,
+    encode_pose,
 )
 from gluonface.errors import InputError
 
@@ -69,6 +73,45 @@ def test_a_wild_size_prediction_stays_finite(anchors):
 def test_a_spec_whose_levels_differ_in_anchors_per_cell_is_refused():
     with pytest.raises(ValueError, match="one tuple of sizes per stride"):
         AnchorSpec(strides=(8, 16), sizes=((16, 32), (64,)))
+
+
+# head pose
+
+
+def sure_of(bins) -> np.ndarray:
+    """Logits (..., 198) that leave no doubt about bins (..., 3)."""
+    logits = np.where(np.arange(POSE_BINS) == np.asarray(bins)[..., None], 50.0, 0.0)
+    return logits.reshape(*np.shape(bins)[:-1], 3 * POSE_BINS)
+
+
+def test_decoded_poses_are_the_encoded_ones_within_half_a_bin(rng):
+    poses = rng.uniform(-99, 99, (400, 3))
+    bins = encode_pose(poses)
+    assert bins.dtype == np.int64 and bins.min() == 0 and bins.max() == POSE_BINS - 1
+    away = np.abs(decode_pose(sure_of(bins)) - poses)
+    assert 1.2 < away.max() <= 1.5 + 1e-4
+
+
+def test_bins_are_three_degrees_wide_from_minus_99_to_99():
+    assert POSE_BINS == 66 and POSE_BIN_CENTRES[[0, 32, 33, 65]].tolist() == [-97.5, -1.5, 1.5, 97.5]
+    assert encode_pose([-99, -96.001, -96]).tolist() == [0, 0, 1]
+    assert encode_pose([-0.001, 0, 99]).tolist() == [32, 33, 65]
+
+
+def test_angles_that_are_unknown_or_beyond_99_degrees_have_no_bin():
+    assert encode_pose([np.nan, np.inf, -np.inf]).tolist() == [-1, -1, -1]
+    assert encode_pose([[99.001, -99.001, 98.999], [180, 0, -400]]).tolist() == [[-1, -1, 65], [-1, 33, -1]]
+
+
+def test_the_decoded_angle_is_the_mean_over_the_bins_of_yaw_pitch_and_roll_in_turn():
+    logits = np.full((3, POSE_BINS), -np.inf)
+    logits[0, [10, 20]] = np.log(0.25), np.log(0.75)
+    logits[1, 40] = logits[2, 65] = 0
+    expected = [0.25 * POSE_BIN_CENTRES[10] + 0.75 * POSE_BIN_CENTRES[20], POSE_BIN_CENTRES[40], 97.5]
+    np.testing.assert_allclose(decode_pose(logits.reshape(-1)), expected, rtol=1e-6)
+    # An undecided network looks straight ahead; logits of any size are survived.
+    np.testing.assert_allclose(decode_pose(np.zeros((2, 4, 198))), np.zeros((2, 4, 3)), atol=1e-4)
+    assert np.isfinite(decode_pose(np.full((1, 198), 1e30, np.float32))).all()
 
 
 # heatmaps

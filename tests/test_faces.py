@@ -295,3 +295,17 @@ def test_faces_are_aligned_by_dense_points_where_there_are_some():
     np.testing.assert_array_equal(faces.with_(landmarks=None, scheme=None).alignment_points, faces.landmarks5)
     with pytest.raises(InputError, match="neither landmarks5 nor dense landmarks"):
         _ = Faces([[0, 0, 1, 1]], [1], size_hw=(5, 5)).alignment_points
+
+
+def test_faces_with_a_pose_have_its_rotation():
+    faces = three_faces().with_(pose=[[0, 0, 0], [90, 0, 0], [0, 0, 90]])
+    assert faces.rotation.dtype == np.float32
+    expected = [np.eye(3), [[0, 0, -1], [0, 1, 0], [1, 0, 0]], [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]]
+    np.testing.assert_allclose(faces.rotation, expected, atol=1e-7)
+    assert faces[1].rotation.shape == (1, 3, 3)
+    assert faces[:0].rotation.shape == (0, 3, 3)
+
+
+def test_faces_without_a_pose_have_no_rotation():
+    with pytest.raises(InputError, match="no pose to make a rotation of"):
+        _ = three_faces().with_(pose=None).rotation

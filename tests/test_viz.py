@@ -156,3 +156,108 @@ def test_landmarks_of_a_scheme_without_facts_are_white_dots():
     points = np.full((1, 468, 2), 40.5)
     face = one_face((80, 80), [8, 8, 70, 70], landmarks=points, scheme="468")
     assert tuple(viz.draw_faces(grey(80, 80), face, scores=False)[40, 40]) == (255, 255, 255)
+
+
+# head pose
+
+
+def posed(pose, size_hw=(240, 240), box=(60, 60, 180, 180), **parts) -> Faces:
+    return one_face(size_hw, list(box), pose=[pose], **parts)
+
+
+def centre_of(picture, color) -> np.ndarray:
+    """x, y: mean place of the pixels of exactly that colour."""
+    rows, columns = np.nonzero((picture == color).all(axis=2))
+    assert len(rows)
+    return np.array([columns.mean(), rows.mean()]) + 0.5
+
+
+def test_the_axes_of_a_face_that_looks_at_the_viewer_point_right_up_and_at_the_viewer():
+    picture = viz.draw_faces(grey(240, 240), posed([0, 0, 0]), scores=False)
+    x, y, z = (centre_of(picture, color) - 120 for color in viz.AXIS_COLORS)
+    assert x[0] > 15 and abs(x[1]) < 1
+    assert y[1] < -15 and abs(y[0]) < 1
+    np.testing.assert_allclose(z, 0, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("pose", "z"), [([40, 0, 0], (-1, 0)), ([-40, 0, 0], (1, 0)), ([0, 40, 0], (0, -1)), ([0, -40, 0], (0, 1))]
+)
+def test_the_blue_axis_goes_where_the_nose_points(pose, z):
+    picture = viz.draw_faces(grey(240, 240), posed(pose), scores=False)
+    place = centre_of(picture, viz.AXIS_COLORS[2]) - 120
+    assert place @ z > 8
+    assert abs(place @ z[::-1]) < 1
+
+
+def test_positive_roll_lets_the_red_axis_sink():
+    picture = viz.draw_faces(grey(240, 240), posed([0, 0, 30]), scores=False)
+    x, y = centre_of(picture, viz.AXIS_COLORS[0]) - 120
+    assert np.rad2deg(np.arctan2(y, x)) == pytest.approx(30, abs=3)
+
+
+@pytest.mark.parametrize("yaw", [60, -60])
+def test_of_two_axes_the_nearer_one_lies_on_top(yaw):
+    """At a pitch of 0 red and blue run along one line, on the same side where the head looks to the right."""
+    picture = viz.draw_axes(grey(100, 100), [yaw, 0, 0], [50, 50], 40, thickness=5)
+    red_is_near = yaw > 0
+    assert (picture[49, 53] == viz.AXIS_COLORS[0]).all() == red_is_near
+
+
+def test_axes_start_at_the_nose_that_is_drawn():
+    five = np.array([[90, 90], [150, 90], [100, 130], [95, 160], [145, 160]], float)
+    dense = np.full((68, 2), 200.0)
+    dense[30] = [140, 100]
+    color = viz.AXIS_COLORS[2]
+    for parts, nose in (
+        ({}, (120, 120)),
+        ({"landmarks5": [five]}, (100, 130)),
+        ({"landmarks5": [five], "landmarks": [dense], "scheme": "68"}, (140, 100)),
+        ({"landmarks": np.full((1, 468, 2), 70.0), "scheme": "468"}, (120, 120)),
+    ):
+        picture = viz.draw_faces(grey(240, 240), posed([0, 0, 0], **parts), scores=False)
+        np.testing.assert_allclose(centre_of(picture, color), nose, atol=1)
+
+
+def test_axes_are_as_long_as_the_face_asks_for():
+    lengths = []
+    for side in (60, 180):
+        picture = viz.draw_faces(grey(400, 400), posed([0, 0, 0], (400, 400), (100, 100, 100 + side, 100 + side)))
+        columns = np.nonzero((picture == viz.AXIS_COLORS[0]).all(axis=2))[1]
+        lengths.append(columns.max() - (100 + side / 2))
+    assert lengths[1] == pytest.approx(3 * lengths[0], rel=0.15)
+    assert 0.3 * 180 < lengths[1] < 0.55 * 180
+
+
+def test_axes_can_be_left_out_and_are_not_drawn_without_a_pose():
+    plain = viz.draw_faces(grey(240, 240), posed([30, 0, 0]).with_(pose=None), angles=True)
+    np.testing.assert_array_equal(viz.draw_faces(grey(240, 240), posed([30, 0, 0]), pose=False), plain)
+    assert (viz.draw_faces(grey(240, 240), posed([30, 0, 0])) != plain).any()
+
+
+def test_angles_are_written_below_the_box_when_asked_for():
+    faces = posed([30, -12, 5])
+    without, written = (viz.draw_faces(grey(240, 240), faces, angles=angles) for angles in (False, True))
+    rows = np.flatnonzero((without != written).any(axis=(1, 2)))
+    assert rows.min() >= 180
+    assert (viz.draw_faces(grey(240, 240), posed([31, -12, 5]), angles=True, pose=False)[180:] != written[180:]).any()
+    nearly = viz.draw_faces(grey(240, 240), posed([-0.2, 0, 0]), pose=False, angles=True)
+    np.testing.assert_array_equal(
+        nearly, viz.draw_faces(grey(240, 240), posed([0, 0, 0]), pose=False, angles=True)
+    )  # no "-0"
+
+
+@pytest.mark.parametrize("box", [(0, 0, 240, 240), (40, 5, 200, 150), (40, 150, 200, 238)])
+def test_angles_stay_inside_the_photo_and_do_not_cover_the_score(box):
+    faces = posed([30, -12, 5], box=box)
+    score, both = (viz.draw_faces(grey(240, 240), faces, pose=False, angles=angles) for angles in (False, True))
+    neither = viz.draw_faces(grey(240, 240), faces, pose=False, scores=False)
+    assert (both != score).any(axis=2).sum() > 100
+    plate = (score != neither).any(axis=2)
+    np.testing.assert_array_equal(both[plate], score[plate])
+
+
+def test_axes_are_drawn_on_a_copy():
+    image = grey(50, 50)
+    assert changed(viz.draw_axes(image, [10, 20, 30], [25, 25], 20)).any()
+    assert not changed(image).any()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .aflw import read_aflw
+    from .aflw2000 import read_aflw2000
     from .base import FaceLabels, FaceSample
+    from .biwi import read_biwi
     from .cofw import read_cofw, unpack_cofw
     from .dataset import FaceDataset
     from .facejsonl import FaceJsonLines
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from .landmark_sets import read_coco_landmarks
     from .loader import BatchLoader
     from .recordio import FaceLst, FaceRecord, write_lst, write_record
+    from .w300lp import read_300w_lp
     from .wflw import read_wflw, wflw_subset
     from .widerface import WiderFace
+    from .widerpose import read_widerpose
 
 __all__ = [
     "BatchLoader",
@@ -30,12 +34,16 @@ __all__ = [
     "FaceSample",
     "WiderFace",
     "read_300w",
+    "read_300w_lp",
     "read_aflw",
+    "read_aflw2000",
+    "read_biwi",
     "read_coco_landmarks",
     "read_cofw",
     "read_jd106",
     "read_jsonl",
     "read_wflw",
+    "read_widerpose",
     "unpack_cofw",
     "wflw_subset",
     "without_photos_of",
@@ -54,12 +62,16 @@ _HOME_OF = {
     "FaceSample": "base",
     "WiderFace": "widerface",
     "read_300w": "ibug",
+    "read_300w_lp": "w300lp",
     "read_aflw": "aflw",
+    "read_aflw2000": "aflw2000",
+    "read_biwi": "biwi",
     "read_coco_landmarks": "landmark_sets",
     "read_cofw": "cofw",
     "read_jd106": "jd106",
     "read_jsonl": "jsonl",
     "read_wflw": "wflw",
+    "read_widerpose": "widerpose",
     "unpack_cofw": "cofw",
     "wflw_subset": "wflw",
     "without_photos_of": "jd106",

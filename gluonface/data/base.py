@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..faces import SCHEMES
 
-__all__ = ["FaceLabels", "FaceSample", "concat_labels"]
+__all__ = ["FaceLabels", "FaceSample", "concat_labels", "label_points_only"]
 
 # Field -> shape of one face's row and dtype.
 _ARRAYS: dict[str, tuple[tuple[int, ...], type]] = {
@@ -25,9 +25,17 @@ _ARRAYS: dict[str, tuple[tuple[int, ...], type]] = {
     "pose": ((3,), np.float32),
     "mesh_row": ((), np.int64),
     "landmarks5_human": ((), np.bool_),
+    "points_only": ((), np.bool_),
 }
 _LISTS = ("attributes", "box_from")
-_UNKNOWN = {"ignore": False, "landmarks5": np.nan, "pose": np.nan, "mesh_row": -1, "landmarks5_human": False}
+_UNKNOWN = {
+    "ignore": False,
+    "landmarks5": np.nan,
+    "pose": np.nan,
+    "mesh_row": -1,
+    "landmarks5_human": False,
+    "points_only": False,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +65,9 @@ class FaceLabels:
         Row of the dataset's mesh array, -1 where there is none.
     landmarks5_human : (M,) bool
         True where people, not a detector, placed the five points.
+    points_only : (M,) bool
+        True for a face whose points and pose are to be learnt, but neither its class nor its box; see
+        `label_points_only`.
     attributes : list of dict
         What else the dataset says about each face.
     box_from : list of str
@@ -76,6 +87,7 @@ class FaceLabels:
     scheme: str | None = None
     mesh_row: np.ndarray | None = None
     landmarks5_human: np.ndarray | None = None
+    points_only: np.ndarray | None = None
     attributes: list[dict[str, Any]] | None = None
     box_from: list[str] | None = None
 
@@ -171,6 +183,18 @@ def concat_labels(parts: Sequence[FaceLabels]) -> FaceLabels:
     for name in _LISTS:
         merged[name] = [entry for part in parts for entry in getattr(part, name)]
     return FaceLabels(**merged)
+
+
+def label_points_only(sample: FaceSample) -> FaceSample:
+    """A photo of which one face is labelled and others may be in it, made fit to train a detector on.
+
+    Points and pose of the labelled face are learnt, its class and box are not, and the whole photo is an ignore region:
+    nothing in it is background.
+    """
+    height, width = sample.size_hw
+    faces = sample.faces.with_(points_only=~sample.faces.ignore)
+    photo = FaceLabels(np.array([[0, 0, width, height]], np.float32), ignore=np.array([True]))
+    return replace(sample, faces=concat_labels([faces, photo]))
 
 
 @dataclass(frozen=True, eq=False)

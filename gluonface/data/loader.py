@@ -14,7 +14,7 @@ import threading
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
@@ -36,12 +36,16 @@ class Samples(Protocol):
         """Items in an epoch."""
 
     def sample(self, item: int, epoch: int) -> tuple[np.ndarray, FaceLabels]:
-        """One item: an image (H, W, 3) uint8 of the same size for all items, and its labels."""
+        """One item: an image (H, W, 3) uint8 of the same size for all items, and its labels.
+
+        For `BatchLoader.epoch` with ``stitch`` it also takes ``stitched=True``: several photos on one image.
+        """
 
 
 class _Task(NamedTuple):
     epoch: int
     items: list[int]
+    stitched: bool = False
 
 
 class Epoch(Iterator):
@@ -145,16 +149,24 @@ class BatchLoader:
             return len(self.samples) // (self.batch_size * self.num_parts)
         return -(-len(range(self.part_index, len(self.samples), self.num_parts)) // self.batch_size)
 
-    def order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int, extra_items: Sequence[int] = ()) -> np.ndarray:
         """(n,) int64: this part's items of an epoch in the order in which batches take them."""
-        items = np.arange(len(self.samples))
+        items = np.concatenate([np.arange(len(self.samples)), np.asarray(extra_items, np.int64)])
         if self.shuffle:
             # The last word keeps this stream apart from those of the items, [seed, epoch, item].
             items = np.random.default_rng([self.seed, epoch, 0, 1]).permutation(items)
+        count = len(items) // (self.batch_size * self.num_parts)
         items = items[self.part_index :: self.num_parts]
-        return items[: len(self) * self.batch_size]
+        return items[: count * self.batch_size] if self.drop_last else items
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Epoch:
+    def epoch(
+        self,
+        epoch: int,
+        start_batch: int = 0,
+        *,
+        extra_items: Sequence[int] = (),
+        stitch: Callable[[], bool] | None = None,
+    ) -> Epoch:
         """The batches of an epoch, an iterator with a length.
 
         Parameters
@@ -163,6 +175,11 @@ class BatchLoader:
             From 0.
         start_batch : int
             Leave out the first ones: to resume within an epoch.
+        extra_items : sequence of int
+            Items beside those of every epoch, such as images that need to be seen more often.
+        stitch : callable, optional
+            Asked when a batch begins to be made, some batches before it comes out (``num_workers * prefetch``; none
+            without workers): whether its items are to be stitched together from several photos each.
 
         Yields
         ------
@@ -177,10 +194,13 @@ class BatchLoader:
         TrainingError
             When a worker process died.
         """
-        items = self.order(epoch).tolist()
+        items = self.order(epoch, extra_items).tolist()
         starts = range(start_batch * self.batch_size, len(items), self.batch_size)
-        tasks = [_Task(epoch, items[start : start + self.batch_size]) for start in starts]
-        return Epoch(self._workers.run(tasks), len(tasks))
+        tasks = (
+            _Task(epoch, items[start : start + self.batch_size], stitch is not None and bool(stitch()))
+            for start in starts
+        )
+        return Epoch(self._workers.run(tasks, len(starts)), len(starts))
 
     def close(self) -> None:
         """End the workers; also done by ``with``, when the loader is collected and when Python ends."""
@@ -196,9 +216,10 @@ class BatchLoader:
 def make_batch(samples: Samples, encode: Encode | None, task: _Task) -> tuple[Any, ...]:
     """Make one batch; DataError naming the item when that fails."""
     images, targets = [], []
+    options = {"stitched": True} if task.stitched else {}
     for item in task.items:
         try:
-            image, labels = samples.sample(item, task.epoch)
+            image, labels = samples.sample(item, task.epoch, **options)
             targets.append(labels if encode is None else tuple(encode(labels)))
         except Exception as error:
             describe = getattr(samples, "describe", None)
@@ -217,7 +238,9 @@ def make_batch(samples: Samples, encode: Encode | None, task: _Task) -> tuple[An
 
 
 class _Workers(Protocol):
-    def run(self, tasks: list[_Task]) -> Iterator[tuple[Any, ...]]: ...
+    """Make so many batches; a task is drawn from the iterator only when work on it begins."""
+
+    def run(self, tasks: Iterator[_Task], total: int) -> Iterator[tuple[Any, ...]]: ...
 
     def close(self) -> None: ...
 
@@ -226,7 +249,7 @@ class _NoWorkers:
     def __init__(self, samples: Samples, encode: Encode | None):
         self._samples, self._encode = samples, encode
 
-    def run(self, tasks: list[_Task]) -> Iterator[tuple[Any, ...]]:
+    def run(self, tasks: Iterator[_Task], total: int) -> Iterator[tuple[Any, ...]]:
         for task in tasks:
             yield make_batch(self._samples, self._encode, task)
 
@@ -243,7 +266,7 @@ class _Threads:
         self._ahead = num_workers * prefetch
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="gluonface-data")
 
-    def run(self, tasks: list[_Task]) -> Iterator[tuple[Any, ...]]:
+    def run(self, tasks: Iterator[_Task], total: int) -> Iterator[tuple[Any, ...]]:
         waiting: deque[Future] = deque()
         try:
             for task in tasks:
@@ -279,16 +302,16 @@ class _Processes:
             for index in range(num_workers):
                 self._workers.append(_Worker(context, index, samples, encode))
 
-    def run(self, tasks: list[_Task]) -> Iterator[tuple[Any, ...]]:
+    def run(self, tasks: Iterator[_Task], total: int) -> Iterator[tuple[Any, ...]]:
         if not self._finalizer.alive:
             raise TrainingError("this BatchLoader is closed")
         self._generation += 1
         generation = self._generation
         count = len(self._workers)
         sent = 0
-        for number in range(len(tasks)):
-            while sent < len(tasks) and sent < number + count * self._prefetch:
-                self._workers[sent % count].send(generation, tasks[sent])
+        for number in range(total):
+            while sent < min(total, number + count * self._prefetch):
+                self._workers[sent % count].send(generation, next(tasks))
                 sent += 1
             yield self._workers[number % count].receive(generation)
             if generation != self._generation:

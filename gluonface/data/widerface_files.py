@@ -11,6 +11,7 @@ numbers x, y, width, height in pixels; a box is [x, y, x + width, y + height].
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ __all__ = [
     "NUM_PHOTOS",
     "WiderEntry",
     "add_five_points",
+    "labels_of_rows",
+    "read_label_blocks",
     "read_retinaface_labels",
     "read_widerface",
     "read_widerface_mat",
@@ -78,7 +81,7 @@ def _numbers(line: str, counts: Sequence[int], place: str, what: str) -> list[fl
         numbers = [float(word) for word in line.split()]
     except ValueError:
         numbers = []
-    if len(numbers) not in counts:
+    if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
         raise DataError(f"{place}: expected {what}, got {line.strip()[:80]!r}")
     return numbers
 
@@ -162,6 +165,75 @@ def read_widerface_mat(path: str | os.PathLike) -> list[WiderEntry]:
     return entries
 
 
+def read_label_blocks(
+    path: str | os.PathLike, counts: Sequence[int], what: str
+) -> Iterator[tuple[str, list[list[float]], list[int]]]:
+    """Photos of a ``label.txt``: a line ``# event/file.jpg``, then one line of numbers for each face.
+
+    Parameters
+    ----------
+    path : path
+    counts : sequence of int
+        How many numbers a line may have.
+    what : str
+        What they are, for the error.
+
+    Yields
+    ------
+    (name, rows, lines)
+        Of a photo: its name, the numbers of each face, and in which line of the file they stand.
+
+    Raises
+    ------
+    DataError
+        Naming file, line and what was expected there.
+    """
+    path = Path(path)
+    name, rows, lines = None, [], []
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.startswith("#"):
+            if name is not None:
+                yield name, rows, lines
+            name, rows, lines = line[1:].strip(), [], []
+            if not name:
+                raise DataError(f"{path}, line {number}: expected the name of a photo after #")
+        elif line.strip():
+            if name is None:
+                raise DataError(f"{path}, line {number}: expected '# event/file.jpg' first, got {line[:80]!r}")
+            known = ", ".join(map(str, counts[:-1])) + f" or {counts[-1]}"
+            rows.append(
+                _numbers(line, counts, f"{path}, line {number}", f"{known} numbers of a face of {name} ({what})")
+            )
+            lines.append(number)
+    if name is not None:
+        yield name, rows, lines
+
+
+def labels_of_rows(rows: Sequence[Sequence[float]]) -> FaceLabels:
+    """Labels of the faces of one photo of a ``label.txt``.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of float
+        x, y, width, height; where there are 19 numbers and more, five times x, y, flag; then one number for blur. What
+        comes after is left to the caller.
+    """
+    points = np.full((len(rows), 5, 2), np.nan, np.float32)
+    attributes: list[dict[str, Any]] = []
+    for i, row in enumerate(rows):
+        attributes.append({})
+        if len(row) < 19:
+            continue
+        table = np.array(row[4:19]).reshape(5, 3)
+        known = (table[:, :2] >= 0).all(axis=1)
+        points[i, known] = table[known, :2]
+        if known.any():
+            attributes[i]["landmark_flags"] = table[:, 2].astype(int).tolist()
+        if len(row) >= 20:
+            attributes[i]["landmark_blur"] = row[19]
+    return _labels(np.array([row[:4] for row in rows], np.float32), attributes, points)
+
+
 def read_retinaface_labels(path: str | os.PathLike) -> list[WiderEntry]:
     """Read RetinaFace's ``label.txt``.
 
@@ -174,51 +246,19 @@ def read_retinaface_labels(path: str | os.PathLike) -> list[WiderEntry]:
     DataError
         Naming file, line and what was expected there.
     """
-    path = Path(path)
-    entries: list[WiderEntry] = []
-    name, rows = None, []
-
-    def finish() -> None:
-        if name is None:
-            return
-        points = np.full((len(rows), 5, 2), np.nan, np.float32)
-        attributes: list[dict[str, Any]] = []
-        for i, row in enumerate(rows):
-            attributes.append({})
-            if len(row) < 19:
-                continue
-            table = np.array(row[4:19]).reshape(5, 3)
-            known = (table[:, :2] >= 0).all(axis=1)
-            points[i, known] = table[known, :2]
-            if known.any():
-                attributes[i]["landmark_flags"] = table[:, 2].astype(int).tolist()
-            if len(row) == 20:
-                attributes[i]["landmark_blur"] = row[19]
-        boxes = np.array([row[:4] for row in rows], np.float32).reshape(-1, 4)
-        entries.append(WiderEntry(name, _labels(boxes, attributes, points)))
-
-    for number, line in enumerate(read_lines(path), start=1):
-        if line.startswith("#"):
-            finish()
-            name, rows = line[1:].strip(), []
-            if not name:
-                raise DataError(f"{path}, line {number}: expected the name of a photo after #")
-        elif line.strip():
-            if name is None:
-                raise DataError(f"{path}, line {number}: expected '# event/file.jpg' first, got {line[:80]!r}")
-            what = f"4, 19 or 20 numbers of a face of {name} (x y w h, 5 x (x y flag), blur)"
-            rows.append(_numbers(line, (4, 19, 20), f"{path}, line {number}", what))
-    finish()
-    return entries
+    blocks = read_label_blocks(path, (4, 19, 20), "x y w h, 5 x (x y flag), blur")
+    return [WiderEntry(name, labels_of_rows(rows)) for name, rows, _ in blocks]
 
 
 def add_five_points(entries: Sequence[WiderEntry], labels: Iterable[WiderEntry]) -> tuple[list[WiderEntry], int]:
     """Give the faces of the official list the five points of RetinaFace's, where boxes agree (IoU of at least 0.8).
 
+    A pose that the labels have (`widerpose`) goes with them.
+
     Returns
     -------
     (entries, lost)
-        New entries, and the number of faces with points that no official box agrees with.
+        New entries, and the number of faces with points or a pose that no official box agrees with.
     """
     by_name = {entry.name: entry.faces for entry in labels}
     merged, lost = [], 0
@@ -228,21 +268,26 @@ def add_five_points(entries: Sequence[WiderEntry], labels: Iterable[WiderEntry])
             merged.append(entry)
             continue
         faces = entry.faces
-        points, human = faces.landmarks5.copy(), faces.landmarks5_human.copy()
+        points, human, pose = faces.landmarks5.copy(), faces.landmarks5_human.copy(), faces.pose.copy()
         attributes = list(faces.attributes)
         overlap = box_iou(other.boxes, faces.boxes) if len(faces) else np.zeros((len(other), 0))
-        for i in np.flatnonzero(np.isfinite(other.landmarks5).any(axis=(1, 2))):
+        for i in np.flatnonzero(_is_told(other)):
             best = int(overlap[i].argmax()) if len(faces) else -1
             if best < 0 or overlap[i, best] < 0.8:
                 lost += 1
                 continue
-            points[best], human[best] = other.landmarks5[i], True
+            points[best], pose[best] = other.landmarks5[i], other.pose[i]
+            human[best] = np.isfinite(points[best]).any()
             attributes[best] = {**attributes[best], **other.attributes[i]}
-        merged.append(
-            WiderEntry(entry.name, faces.with_(landmarks5=points, landmarks5_human=human, attributes=attributes))
-        )
-    lost += sum(int(np.isfinite(faces.landmarks5).any(axis=(1, 2)).sum()) for faces in by_name.values())
+        faces = faces.with_(landmarks5=points, landmarks5_human=human, pose=pose, attributes=attributes)
+        merged.append(WiderEntry(entry.name, faces))
+    lost += sum(int(_is_told(faces).sum()) for faces in by_name.values())
     return merged, lost
+
+
+def _is_told(faces: FaceLabels) -> np.ndarray:
+    """(M,) bool: whether a face has more than its box."""
+    return np.isfinite(faces.landmarks5).any(axis=(1, 2)) | np.isfinite(faces.pose).any(axis=1)
 
 
 def to_sample(entry: WiderEntry, root: Path, split: str) -> FaceSample:

@@ -37,6 +37,7 @@ _DETECTION = (
     Output("bboxes", "(B, n, 4)", "x1, y1, x2, y2 in pixels of the canvas"),
     Output("landmarks", "(B, n, 2K)", "x and y of each point in pixels of the canvas"),
 )
+_POSE = Output("pose", "(B, n, 3)", "yaw, pitch and roll in degrees")
 #: The manifest beside object files, which has no hashes yet.
 _DRAFT = "manifest.draft.json"
 _LANDMARKS = (
@@ -111,15 +112,35 @@ def _graph(block, shape: Sequence[int]) -> Graph:
 
 
 def _detect(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
+    cls_preds, box_preds, landmark_preds, *cells = map(emitter.plain, graph.outputs)
+    pose = None
+    if cells:
+        head = net.network.pose_head
+        weight, bias = (_array_of(parameter) for parameter in (head.dense.weight, head.dense.bias))
+        pose = heads.Pose(*cells, weight, bias, head.sides, head.per_cell)
     return heads.detections(
         emitter,
-        *map(emitter.plain, graph.outputs),
+        cls_preds,
+        box_preds,
+        landmark_preds,
         anchors_for(bucket.size_hw, net.spec),
         nms_thresh=net.nms_thresh,
         nms_topk=net.nms_topk,
         post_nms=net.post_nms,
         score_thresh=net.score_thresh,
+        pose=pose,
     )
+
+
+def _array_of(parameter) -> np.ndarray:
+    return parameter.data(parameter.list_ctx()[0]).asnumpy()
+
+
+def _outputs_of(net) -> tuple[Output, ...]:
+    """What the functions of a compiled net give, in order."""
+    if net.facts.task == "landmarks":
+        return _LANDMARKS
+    return (*_DETECTION, _POSE) if hasattr(net.network, "pose_head") else _DETECTION
 
 
 def _read_points(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
@@ -292,7 +313,7 @@ def compile_model(
         facts=replace(net.facts, card=None),
         weights_sha256=net.facts.sha256 or weights_hash(net),
         buckets=tuple(buckets),
-        outputs=_DETECTION if detector else _LANDMARKS,
+        outputs=_outputs_of(net),
         nms=nms_of(net) if detector else {},
         target=Target(row.kind, row.mtriple, row.mcpu, row.features, row.name),
         versions=installed_versions(),
@@ -416,7 +437,7 @@ def weights_hash(net) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(net._collect_params_with_prefix().items()):
         digest.update(name.encode())
-        digest.update(parameter.data(parameter.list_ctx()[0]).asnumpy().tobytes())
+        digest.update(_array_of(parameter).tobytes())
     return digest.hexdigest()
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from .._compat import import_optional
-from ..decode import MAX_LOG_SIZE
+from ..decode import MAX_LOG_SIZE, POSE_BIN_CENTRES, POSE_BINS
 from .kernels import COUNT, LEFT, RIGHT, merge_sort
 
 tvm = import_optional("tvm", "deploy")
@@ -22,7 +25,30 @@ relax = import_optional("tvm.relax", "deploy")
 T = import_optional("tvm.script.ir_builder.tirx", "deploy")
 IRBuilder = import_optional("tvm.script.ir_builder", "deploy").IRBuilder
 
-__all__ = ["detections", "soft_argmax"]
+__all__ = ["Pose", "detections", "soft_argmax"]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Of what the pose of a face is worked out; see `gluonface.nn.heads.PoseHead`.
+
+    Attributes
+    ----------
+    cells : relax.Expr
+        (B, cells, C), a vector a cell.
+    weight, bias : ndarray
+        (L A 198, C) and (L A 198,): of each of the A anchors of a cell of each of L levels.
+    sides : sequence of float
+        Sides of these anchors in pixels, which grow.
+    per_cell : int
+        A.
+    """
+
+    cells: Any
+    weight: np.ndarray
+    bias: np.ndarray
+    sides: Sequence[float]
+    per_cell: int
 
 
 @contextlib.contextmanager
@@ -50,6 +76,7 @@ def detections(
     nms_topk: int,
     post_nms: int,
     score_thresh: float,
+    pose: Pose | None = None,
 ):
     """Decoding, choice and non-maximum suppression of anchors; as `gluonface.model_zoo.detector.FaceDetector` does it.
 
@@ -62,11 +89,13 @@ def detections(
         xyxy in pixels of the canvas.
     nms_thresh, nms_topk, post_nms, score_thresh
         See ``FaceDetector.set_nms``.
+    pose : Pose, optional
 
     Returns
     -------
     list of relax.Expr
-        scores (B, n), bboxes (B, n, 4), landmarks (B, n, 2K), best first, filled up with -1.
+        scores (B, n), bboxes (B, n, 4), landmarks (B, n, 2K) and, with ``pose``, pose (B, n, 3) in degrees; best first,
+        filled up with -1.
     """
     batch, count, width = (int(side) for side in landmark_preds.ty.shape)
     limit = count if nms_topk < 0 else min(nms_topk, count)
@@ -150,8 +179,74 @@ def detections(
     def compute(*tensors):
         return te.extern([*shapes, *room], list(tensors), generate, dtype=types, name="detections")
 
-    found = e.te(compute, cls_preds, box_preds, landmark_preds, e.constant(table), name="detections")
-    return [e.call(relax.TupleGetItem(found, k)) for k in range(3)]
+    sides = e.constant(table)
+    found = e.te(compute, cls_preds, box_preds, landmark_preds, sides, name="detections")
+    results = [e.call(relax.TupleGetItem(found, k)) for k in range(3)]
+    if pose is not None:
+        # What held the order at the end holds the anchors of the faces.
+        results.append(_head_pose(e, pose, results[0], e.call(relax.TupleGetItem(found, 5)), sides))
+    return results
+
+
+def _head_pose(e, pose: Pose, scores, places, table):
+    """Angles (B, n, 3) in degrees of the faces that are there, of anchors ``places`` (B, n or more); -1 elsewhere.
+
+    Logits, their softmax and its mean are worked out for these anchors only; twin of `gluonface.nn.heads.PoseHead` and
+    `gluonface.nn.coder.PoseDecoder`. ``table`` (N, 3) holds the anchors' sides last.
+    """
+    batch, given = (int(side) for side in scores.ty.shape)
+    channels, kinds, width = int(pose.cells.ty.shape[2]), len(pose.sides), 3 * POSE_BINS
+    # The logits innermost: they become vectors.
+    weight = np.ascontiguousarray(pose.weight.reshape(kinds, width, channels).transpose(0, 2, 1), np.float32)
+    bias = pose.bias.reshape(kinds, width).astype(np.float32)
+    middles = [(low + high) / 2 for low, high in pairwise(pose.sides)]
+    # Faces follow one another on a core, and have a block each on a GPU.
+    rooms = given if e.gpu else 1
+
+    def generate(ins, outs):
+        with IRBuilder() as builder:
+            cells, weights, biases, centres, score, place, anchor = (T.buffer_proxy(b) for b in ins)
+            angles, logits, sums = (T.buffer_proxy(b) for b in outs)
+            with _each(batch * rooms, e.gpu) as (k, _), contextlib.ExitStack() as stack:
+                if e.gpu:
+                    r, i, room = tvm.tirx.floordiv(k, given), tvm.tirx.floormod(k, given), tvm.tirx.floormod(k, given)
+                else:
+                    r, i, room = k, stack.enter_context(T.serial(0, given)), 0
+                with T.If(score[r, i] >= T.float32(0)):
+                    with T.Then():
+                        side, kind = anchor[place[r, i], 2], tvm.tirx.const(0, "int32")
+                        for middle in middles:
+                            kind = kind + tvm.tirx.Cast("int32", side > T.float32(middle))
+                        cell = tvm.tirx.floordiv(place[r, i], pose.per_cell)
+                        with T.serial(0, width) as q:
+                            logits[r, room, q] = biases[kind, q]
+                        with T.serial(0, channels) as c, T.serial(0, width) as q:
+                            logits[r, room, q] = logits[r, room, q] + cells[r, cell, c] * weights[kind, c, q]
+                        with T.serial(0, 3) as axis:
+                            first = axis * POSE_BINS
+                            # The highest logit, then the sum of all that is relative to it.
+                            sums[r, room, 0] = logits[r, room, first]
+                            with T.serial(1, POSE_BINS) as q:
+                                sums[r, room, 0] = tvm.tirx.max(sums[r, room, 0], logits[r, room, first + q])
+                            with T.serial(0, POSE_BINS) as q:
+                                logits[r, room, first + q] = _exp(logits[r, room, first + q] - sums[r, room, 0])
+                            sums[r, room, 0] = T.float32(0)
+                            sums[r, room, 1] = T.float32(0)
+                            with T.serial(0, POSE_BINS) as q:
+                                sums[r, room, 0] = sums[r, room, 0] + logits[r, room, first + q]
+                                sums[r, room, 1] = sums[r, room, 1] + logits[r, room, first + q] * centres[q]
+                            angles[r, i, axis] = sums[r, room, 1] / sums[r, room, 0]
+                    with T.Else(), T.serial(0, 3) as axis:
+                        angles[r, i, axis] = T.float32(-1)
+            return builder.get()
+
+    def compute(*tensors):
+        shapes = [(batch, given, 3), (batch, rooms, width), (batch, rooms, 2)]
+        return te.extern(shapes, list(tensors), generate, dtype=["float32"] * 3, name="head_pose")
+
+    constants = (e.constant(array) for array in (weight, bias, POSE_BIN_CENTRES))
+    found = e.te(compute, pose.cells, *constants, scores, places, table, name="head_pose")
+    return e.call(relax.TupleGetItem(found, 0))
 
 
 def soft_argmax(e, maps, beta: float, stride: float):

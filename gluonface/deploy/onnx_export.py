@@ -1185,8 +1185,8 @@ def _name_outputs(writer: _Writer, values: Sequence[str], names: Sequence[str]) 
 
 #: What nets of a task give, whole and raw, in order; a net may give the first few only.
 _OUTPUTS = {
-    ("detection", True): ("ids", "scores", "bboxes", "landmarks", "pose", "mesh"),
-    ("detection", False): ("cls_preds", "box_preds", "landmark_preds", "pose_preds", "mesh_preds"),
+    ("detection", True): ("ids", "scores", "bboxes", "landmarks", "pose"),
+    ("detection", False): ("cls_preds", "box_preds", "landmark_preds", "pose_cells"),
     ("landmarks", True): ("landmarks", "scores"),
     ("landmarks", False): ("heatmaps",),
 }
@@ -1217,9 +1217,9 @@ def export_onnx(
         In pixels; ``net.facts.size`` by default.
     batch : int
     whole : bool
-        With decoding and non-maximum suppression: ``ids``, ``scores``, ``bboxes``, ``landmarks`` of a detector,
-        ``landmarks`` and ``scores`` of a landmark net. Otherwise raw: ``cls_preds``, ``box_preds``, ``landmark_preds``;
-        ``heatmaps``.
+        With decoding and non-maximum suppression: ``ids``, ``scores``, ``bboxes``, ``landmarks`` and, where it has it,
+        ``pose`` of a detector, ``landmarks`` and ``scores`` of a landmark net. Otherwise raw: ``cls_preds``,
+        ``box_preds``, ``landmark_preds`` and ``pose_cells``; ``heatmaps``.
     opset : int
         See `to_onnx`.
     root : path, optional

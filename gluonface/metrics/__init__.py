@@ -1,4 +1,4 @@
-"""How good detectors are. Names load on first use; MXNet comes with the three metric classes only."""
+"""How good detectors are. Names load on first use; MXNet comes with the four metric classes only."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         point_errors,
         scored_faces,
     )
+    from .pose import PoseMAE
+    from .pose_scoring import YAW_BINS, PoseScores, evaluate_pose, faces_by_yaw, posed_faces
     from .scoring import PhotoMatch, evaluate_detections, match_photo, match_photos, precision_recall, summarize
     from .verification import Verification, read_lfw_pairs, verify_pairs
     from .widerface import WiderFaceMetric
@@ -33,20 +35,26 @@ _HOME_OF = {
     "LandmarkScores": "landmark_scoring",
     "NORMS": "landmark_scoring",
     "PhotoMatch": "scoring",
+    "PoseMAE": "pose",
+    "PoseScores": "pose_scoring",
     "RankedDetections": "bootstrap",
     "Verification": "verification",
     "WiderFaceMetric": "widerface",
+    "YAW_BINS": "pose_scoring",
     "area_under_ced": "landmark_scoring",
     "ced_curve": "landmark_scoring",
     "evaluate_detections": "scoring",
     "evaluate_landmarks": "landmark_scoring",
+    "evaluate_pose": "pose_scoring",
     "evaluate_widerface": "widerface_protocol",
+    "faces_by_yaw": "pose_scoring",
     "label_sizes": "landmark_scoring",
     "match_photo": "scoring",
     "match_photos": "scoring",
     "normalisers": "landmark_scoring",
     "paired_bootstrap": "bootstrap",
     "point_errors": "landmark_scoring",
+    "posed_faces": "pose_scoring",
     "precision_recall": "scoring",
     "read_lfw_pairs": "verification",
     "read_predictions": "widerface_files",
@@ -65,20 +73,26 @@ __all__ = [
     "LandmarkScores",
     "NORMS",
     "PhotoMatch",
+    "PoseMAE",
+    "PoseScores",
     "RankedDetections",
     "Verification",
     "WiderFaceMetric",
+    "YAW_BINS",
     "area_under_ced",
     "ced_curve",
     "evaluate_detections",
     "evaluate_landmarks",
+    "evaluate_pose",
     "evaluate_widerface",
+    "faces_by_yaw",
     "label_sizes",
     "match_photo",
     "match_photos",
     "normalisers",
     "paired_bootstrap",
     "point_errors",
+    "posed_faces",
     "precision_recall",
     "read_lfw_pairs",
     "read_predictions",

@@ -1,4 +1,5 @@
-"""Backbones: GluonCV's classifiers cut into the stages that end at strides 8, 16 and 32, or before their pooling.
+"""Backbones: classifiers cut into the stages that end at strides 8, 16 and 32, or before their pooling. They are
+GluonCV's, and ShuffleNet V2, which is ours.
 
 Paper line: any classifier whose maps halve; data flow: image (B, 3, H, W) -> C3, C4, C5 (`Backbone`) or the last map
 (`Features`).
@@ -10,13 +11,15 @@ import os
 from dataclasses import dataclass
 
 from .._compat import import_gluoncv, mx
+from ..errors import WeightsError
+from .shufflenet import SHUFFLENETS, STAGE_ENDS, WIDTHS, ShuffleNetV2
 
 nn = mx.gluon.nn
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a GluonCV classifier is cut.
+    """Where a classifier is cut.
 
     Attributes
     ----------
@@ -38,11 +41,28 @@ BACKBONES = {
     # before.
     "mobilenetv2_1.0": Cut(ends=(9, 16, 20), channels=(32, 96, 320)),
     "resnet50_v1b": Cut(ends=(), channels=(512, 1024, 2048)),
+    "resnet152_v1b": Cut(ends=(), channels=(512, 1024, 2048)),
+    # Stages 2, 3 and 4; conv5 serves the classifier.
+    **{name: Cut(ends=STAGE_ENDS, channels=WIDTHS[width][:3]) for name, width in SHUFFLENETS.items()},
 }
 
 
+def _classifier(name: str, pretrained: bool | str | os.PathLike, root: str | os.PathLike | None):
+    """A classifier by its name, with GluonCV's ImageNet weights where ``pretrained`` is True."""
+    if name not in SHUFFLENETS:
+        where = {"root": os.fspath(root)} if root is not None else {}
+        return import_gluoncv().model_zoo.get_model(name, pretrained=pretrained is True, **where)
+    if pretrained is True:
+        raise WeightsError(
+            f"{name}: expected a file of weights, got pretrained=True, but GluonCV has no ImageNet weights of "
+            "ShuffleNet V2. Give the path of an .npz with the arrays of torchvision's "
+            f"{name.replace('shufflenetv2_', 'shufflenet_v2_x').replace('.', '_')} under their names there."
+        )
+    return ShuffleNetV2(SHUFFLENETS[name])
+
+
 class Backbone(nn.HybridBlock):
-    """Three stages of a GluonCV classifier.
+    """Three stages of a classifier.
 
     Parameters
     ----------
@@ -53,6 +73,11 @@ class Backbone(nn.HybridBlock):
         names of the PyTorch packages, see :func:`gluonface.model_zoo.importers.load_torch_backbone`.
     root : path
         GluonCV's folder for downloads.
+
+    Raises
+    ------
+    WeightsError
+        The weights cannot be read or are another net's, or GluonCV has none of this net.
     """
 
     def __init__(
@@ -65,9 +90,7 @@ class Backbone(nn.HybridBlock):
         super().__init__(**kwargs)
         cut = BACKBONES[name]
         self.channels = cut.channels
-        zoo = import_gluoncv().model_zoo
-        where = {"root": os.fspath(root)} if root is not None else {}
-        host = zoo.get_model(name, pretrained=pretrained is True, **where)
+        host = _classifier(name, pretrained, root)
         if cut.ends:
             children = list(host.features)
             stages = [children[a:b] for a, b in zip((0, *cut.ends), cut.ends)]
@@ -92,12 +115,13 @@ class Backbone(nn.HybridBlock):
 
 
 class Features(nn.HybridBlock):
-    """All of a GluonCV classifier before its pooling: the map at stride 32 with all its channels.
+    """All of a classifier before its pooling: the map at stride 32 with all its channels.
 
     Parameters
     ----------
     name : str
-        GluonCV's name of a classifier with ``features`` that ends in a global pooling, or of a ResNet.
+        GluonCV's name of a classifier with ``features`` that ends in a global pooling, or of a ResNet; or a key of
+        ``SHUFFLENETS``.
     pretrained, root
         See `Backbone`.
     """
@@ -110,8 +134,7 @@ class Features(nn.HybridBlock):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        where = {"root": os.fspath(root)} if root is not None else {}
-        host = import_gluoncv().model_zoo.get_model(name, pretrained=pretrained is True, **where)
+        host = _classifier(name, pretrained, root)
         if hasattr(host, "features"):
             kinds = [type(child) for child in host.features]
             layers = list(host.features)[: kinds.index(nn.GlobalAvgPool2D)]

@@ -11,7 +11,7 @@ from itertools import pairwise
 from ..decode import AnchorSpec
 from ..facts import ModelFacts
 from ..nn.anchors import AnchorGenerator
-from ..nn.coder import BoxDecoder, PointDecoder
+from ..nn.coder import BoxDecoder, PointDecoder, PoseDecoder
 from .block import ZooBlock
 
 
@@ -21,8 +21,9 @@ class FaceDetector(ZooBlock):
     Parameters
     ----------
     network : HybridBlock
-        Images (B, 3, H, W) to ``cls_preds (B, N, 2)`` logits of background and face, ``box_preds (B, N, 4)`` and
-        ``landmark_preds (B, N, 2K)``.
+        Images (B, 3, H, W) to ``cls_preds (B, N, 2)`` logits of background and face, ``box_preds (B, N, 4)``,
+        ``landmark_preds (B, N, 2K)``. One with a ``pose_head`` (`gluonface.nn.heads.PoseHead`) also gives what that
+        takes, ``pose_cells (B, cells, C)``.
     spec : AnchorSpec
         The anchors that the predictions refer to.
     facts : ModelFacts
@@ -57,6 +58,7 @@ class FaceDetector(ZooBlock):
             self.anchors = AnchorGenerator(spec)
             self.decode_boxes = BoxDecoder()
             self.decode_points = PointDecoder(num_points)
+            self.decode_pose = PoseDecoder() if hasattr(network, "pose_head") else None
         self.set_nms(nms_thresh, nms_topk, post_nms, score_thresh)
 
     def set_nms(
@@ -90,19 +92,24 @@ class FaceDetector(ZooBlock):
 
         Returns
         -------
-        ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4), landmarks (B, n, 2K)
-            Best first, in input pixels, padded with -1.
+        ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4), landmarks (B, n, 2K), pose (B, n, 3) where the network has it
+            Best first, in input pixels and degrees, padded with -1.
         """
-        cls_preds, box_preds, landmark_preds = self.network(x)
+        cls_preds, box_preds, landmark_preds, *pose_cells = self.network(x)
         anchors = self.anchors(x)
         scores = F.slice_axis(F.softmax(cls_preds, axis=-1), axis=-1, begin=1, end=2)
-        rows = F.concat(
+        columns = [
             F.zeros_like(scores),
             scores,
             self.decode_boxes(box_preds, anchors),
             self.decode_points(landmark_preds, anchors),
-            dim=-1,
-        )
+        ]
+        if self.decode_pose is not None:
+            # Which anchor a row is from, for the pose of those that are left.
+            number = F.contrib.arange_like(scores, axis=1).reshape((1, -1, 1))
+            side = F.slice_axis(anchors, axis=-1, begin=2, end=3) - F.slice_axis(anchors, axis=-1, begin=0, end=1)
+            columns += [F.broadcast_like(number, scores), F.broadcast_like(side, scores)]
+        rows = F.concat(*columns, dim=-1)
         # A threshold of 1 keeps all boxes, but sorts them and drops those of low score as any other does.
         rows = F.contrib.box_nms(
             rows,
@@ -118,4 +125,12 @@ class FaceDetector(ZooBlock):
             # slice, unlike slice_axis, allows fewer rows than asked for.
             rows = F.slice(rows, begin=(None, 0, None), end=(None, self.post_nms, None))
         cuts = (0, 1, 2, 6, 6 + 2 * self.num_points)
-        return tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
+        found = tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
+        if self.decode_pose is None:
+            return found
+        number, side = (
+            F.slice_axis(rows, axis=-1, begin=cuts[-1] + k, end=cuts[-1] + k + 1).reshape((0, -1)) for k in (0, 1)
+        )
+        # The rows that are padding take the first anchor's, and lose it again.
+        pose = self.decode_pose(self.network.pose_head(*pose_cells, F.relu(number), side))
+        return *found, F.where(F.broadcast_like(found[0], pose) < 0, F.ones_like(pose) * -1, pose)

@@ -292,11 +292,18 @@ def _natural(name: str) -> list:
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
 
 
+def _forward_order(stem: str) -> list:
+    """Sorts layers as they follow each other: in natural order, but torchvision's ShuffleNet V2 has its conv5 behind
+    the stages.
+    """
+    return _natural(re.sub(r"^(module\.)?conv5\b", r"\1stage5", stem))
+
+
 def load_torch_backbone(backbone, source: str | os.PathLike | dict[str, np.ndarray]) -> list[str]:
     """Fill a backbone from ImageNet weights kept under their PyTorch names.
 
-    Both nets are walked in their natural order, a convolution and the BatchNorm behind it at a time; every shape must
-    agree. Classifier layers and convolutions behind the last stage are left out.
+    Both nets are walked in the order of their layers, a convolution and the BatchNorm behind it at a time; every shape
+    must agree. Classifier layers and convolutions behind the last stage are left out.
 
     The published MobileNetV1 0.25 was trained with leaky activations (slope 0.1), GluonCV's backbone has plain ReLU:
     such weights are a start for training, not a classifier.
@@ -325,7 +332,7 @@ def load_torch_backbone(backbone, source: str | os.PathLike | dict[str, np.ndarr
                 arrays = dict(file)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise WeightsError(f"{where}: cannot read the arrays of a backbone: {error}") from error
-    stems = sorted({k.rpartition(".")[0] for k in arrays}, key=_natural)
+    stems = sorted({k.rpartition(".")[0] for k in arrays}, key=_forward_order)
     convs = [s for s in stems if arrays.get(f"{s}.weight", np.zeros(0)).ndim == 4]
     norms = [s for s in stems if f"{s}.running_mean" in arrays]
     blocks = _blocks_by_path(backbone)

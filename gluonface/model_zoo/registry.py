@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .._compat import mx
 from ..errors import InputError, ModelNotFoundError
 from ..facts import ModelFacts
-from . import heatmap, retinaface, store, weights
+from . import heatmap, mos, retinaface, store, weights
 
 __all__ = ["DEFAULT_DETECTOR", "get_model", "list_models", "model_facts"]
 
@@ -47,13 +47,21 @@ class System:
     parse: Callable | None = None
 
 
+_NMS = ("nms_thresh", "nms_topk", "post_nms", "score_thresh")
 _SYSTEMS = {
     "retinaface": System(
         "detection",
         retinaface.MODELS,
         retinaface.figures,
         retinaface.retinaface,
-        options=("nms_thresh", "nms_topk", "post_nms", "score_thresh"),
+        options=_NMS,
+    ),
+    "mos": System(
+        "detection",
+        mos.MODELS,
+        mos.figures,
+        mos.mos,
+        options=(*_NMS, "head", "deformable"),
     ),
     "heatmap": System(
         "landmarks",
@@ -150,6 +158,8 @@ def get_model(
     nms_topk: int | None = None,
     post_nms: int | None = None,
     score_thresh: float | None = None,
+    head: str | None = None,
+    deformable: bool | None = None,
     filters: int | None = None,
     stem: int | None = None,
     num_points: int | None = None,
@@ -174,6 +184,8 @@ def get_model(
         Folder searched for weights before the package's own.
     nms_thresh, nms_topk, post_nms, score_thresh
         Of a detector, see :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
+    head, deformable
+        Of a MOS net, see :func:`gluonface.model_zoo.mos.mos`.
     filters, stem, num_points, decoder, size
         Of a landmark net, see :func:`gluonface.model_zoo.heatmap.heatmap`.
 
@@ -196,6 +208,8 @@ def get_model(
         "nms_topk": nms_topk,
         "post_nms": post_nms,
         "score_thresh": score_thresh,
+        "head": head,
+        "deformable": deformable,
         "filters": filters,
         "stem": stem,
         "num_points": num_points,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._compat import mx
-from ..decode import MAX_LOG_SIZE
+from ..decode import MAX_LOG_SIZE, POSE_BIN_DEGREES, POSE_BINS, POSE_LIMIT
 
 nn = mx.gluon.nn
 
@@ -43,3 +43,14 @@ class PointDecoder(nn.HybridBlock):
         centre, scale = _centre_and_scale(F, anchors)
         centres = F.tile(centre, reps=(1, 1, self.num_points))
         return F.broadcast_add(F.broadcast_mul(landmark_preds, scale), centres)
+
+
+class PoseDecoder(nn.HybridBlock):
+    """pose_preds (B, n, 198), logits of 66 bins of yaw, pitch and roll each, to expected angles (B, n, 3) in degrees
+    (MOS section 3.2.1).
+    """
+
+    def hybrid_forward(self, F, pose_preds):
+        chances = F.softmax(pose_preds.reshape((0, 0, 3, POSE_BINS)), axis=-1)
+        bins = F.contrib.arange_like(chances, axis=3, start=0.5) * POSE_BIN_DEGREES - POSE_LIMIT
+        return F.sum(F.broadcast_mul(chances, bins.reshape((1, 1, 1, -1))), axis=-1)

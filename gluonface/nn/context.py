@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._compat import mx
 from .blocks import conv_block
+from .deform import deformable_block
 
 nn = mx.gluon.nn
 
@@ -17,19 +18,21 @@ class SSHContext(nn.HybridBlock):
     ----------
     channels : int
         Channels C in and out, a multiple of 4.
+    deformable : bool
+        Make all five convolutions deformable (RetinaFace section 3.3).
     """
 
-    def __init__(self, channels: int, **kwargs):
+    def __init__(self, channels: int, deformable: bool = False, **kwargs):
         super().__init__(**kwargs)
         if channels % 4:
             raise ValueError(f"SSHContext: channels must be a multiple of 4, got {channels}")
-        quarter = channels // 4
+        quarter, block = channels // 4, deformable_block if deformable else conv_block
         with self.name_scope():
-            self.conv3 = conv_block(channels // 2, 3, in_channels=channels, act=None)
-            self.stem = conv_block(quarter, 3, in_channels=channels)
-            self.conv5 = conv_block(quarter, 3, in_channels=quarter, act=None)
-            self.conv7_1 = conv_block(quarter, 3, in_channels=quarter)
-            self.conv7_2 = conv_block(quarter, 3, in_channels=quarter, act=None)
+            self.conv3 = block(channels // 2, 3, in_channels=channels, act=None)
+            self.stem = block(quarter, 3, in_channels=channels)
+            self.conv5 = block(quarter, 3, in_channels=quarter, act=None)
+            self.conv7_1 = block(quarter, 3, in_channels=quarter)
+            self.conv7_2 = block(quarter, 3, in_channels=quarter, act=None)
 
     def hybrid_forward(self, F, x):
         """(B, C, h, w) to (B, C, h, w)."""

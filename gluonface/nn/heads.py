@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from .._compat import mx
+from ..decode import POSE_BINS, AnchorSpec
 
 nn = mx.gluon.nn
 
@@ -34,3 +37,66 @@ class AnchorHead(nn.HybridBlock):
         """Levels (B, C, h, w), finest first, to (B, N, width) in the order of :func:`gluonface.decode.anchors_for`."""
         rows = [conv(m).transpose((0, 2, 3, 1)).reshape((0, -1, self.width)) for conv, m in zip(self.convs, maps)]
         return F.concat(*rows, dim=1)
+
+
+class CellFeatures(nn.HybridBlock):
+    """Levels (B, C, h, w), finest first, as the vectors of their cells (B, cells, C) in the order of the anchors:
+    anchor i belongs to cell i // A.
+    """
+
+    def hybrid_forward(self, F, *maps):
+        rows = [m.transpose((0, 2, 3, 1)).reshape((0, -3, -2)) for m in maps]
+        return F.concat(*rows, dim=1)
+
+
+class PoseHead(nn.HybridBlock):
+    """Head pose of chosen anchors: the 1x1 convolutions of an `AnchorHead`, worked out where a pose is wanted only.
+
+    A pose is 198 numbers, and of thousands of anchors a few hold a face. Each level, and each anchor of its cells, has
+    weights of its own.
+
+    Parameters
+    ----------
+    spec : AnchorSpec
+        The sides of the anchors grow from level to level and inside one: a side says which anchor of a cell it is.
+    in_channels : int
+        C.
+    """
+
+    def __init__(self, spec: AnchorSpec, in_channels: int, **kwargs):
+        super().__init__(**kwargs)
+        self.sides = tuple(side for sides in spec.sizes for side in sides)
+        if list(self.sides) != sorted(set(self.sides)):
+            raise ValueError(f"PoseHead: expected anchor sides that grow, got {spec.sizes}")
+        self.per_cell = spec.per_cell
+        with self.name_scope():
+            self.dense = nn.Dense(
+                len(self.sides) * 3 * POSE_BINS,
+                in_units=in_channels,
+                flatten=False,
+                weight_initializer=mx.init.Normal(0.01),
+            )
+
+    def hybrid_forward(self, F, cells, anchors, sides):
+        """Logits of the pose bins.
+
+        Parameters
+        ----------
+        cells : (B, cells, C)
+            From `CellFeatures`.
+        anchors : (B, n)
+            Numbers of the anchors.
+        sides : (B, n)
+            Their sides in pixels.
+
+        Returns
+        -------
+        (B, n, 198)
+            66 bins of yaw, then of pitch, then of roll.
+        """
+        image = F.broadcast_like(F.contrib.arange_like(anchors, axis=0).expand_dims(1), anchors)
+        chosen = F.gather_nd(cells, F.stack(image, F.floor(anchors / self.per_cell), axis=0))
+        logits = self.dense(chosen).reshape((0, 0, len(self.sides), -1))
+        # How many sides are smaller is the anchor's kind.
+        kind = F.add_n(*(sides > (low + high) / 2 for low, high in pairwise(self.sides)))
+        return F.sum(F.broadcast_mul(logits, F.one_hot(kind, len(self.sides)).expand_dims(-1)), axis=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._compat import mx
 from .blocks import conv_block
+from .deform import deformable_block
 
 nn = mx.gluon.nn
 
@@ -20,17 +21,20 @@ class FeaturePyramid(nn.HybridBlock):
         Channels C of every level.
     in_channels : sequence of int
         Channels of the backbone's maps, finest first.
+    deformable : bool
+        Make the 3x3 smoothing deformable; the paper replaces 3x3 convolutions only, so laterals stay as they are.
     """
 
-    def __init__(self, channels: int, in_channels, **kwargs):
+    def __init__(self, channels: int, in_channels, deformable: bool = False, **kwargs):
         super().__init__(**kwargs)
+        smoothing = deformable_block if deformable else conv_block
         with self.name_scope():
             self.laterals = nn.HybridSequential()
             self.smooth = nn.HybridSequential()
             for c in in_channels:
                 self.laterals.add(conv_block(channels, 1, in_channels=c))
             for _ in in_channels[:-1]:
-                self.smooth.add(conv_block(channels, 3, in_channels=channels))
+                self.smooth.add(smoothing(channels, 3, in_channels=channels))
 
     def hybrid_forward(self, F, *maps):
         """Maps (B, C_i, h_i, w_i), finest first, to as many of (B, C, h_i, w_i)."""

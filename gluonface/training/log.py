@@ -129,7 +129,8 @@ class _NoBar:
 
 
 def draw_curves(records: list[dict[str, Any]], path: str | os.PathLike) -> None:
-    """Draw the parts of the loss, the learning rate and the validation values of a log over the epochs.
+    """Draw the parts of the loss, the learning rate, the validation values of a log over the epochs and, where the run
+    has observers, what they report.
 
     Parameters
     ----------
@@ -146,8 +147,9 @@ def draw_curves(records: list[dict[str, Any]], path: str | os.PathLike) -> None:
     figure_module = import_optional("matplotlib.figure", "train")
     epochs = [r for r in records if r["kind"] == "epoch"]
     intervals = [r for r in records if r["kind"] == "train"]
-    figure = figure_module.Figure(figsize=(13, 3.8), layout="constrained")
-    loss, rate, validation = figure.subplots(1, 3)
+    observed = sorted({name for r in intervals for name in r.get("observed") or ()})
+    figure = figure_module.Figure(figsize=(17.5 if observed else 13, 3.8), layout="constrained")
+    loss, rate, validation, *others = figure.subplots(1, 4 if observed else 3)
 
     for name in sorted({name for r in epochs for name in r["losses"]}):
         # The end of epoch 0 stands at 1, where the interval lines of epoch 1 begin.
@@ -161,12 +163,20 @@ def draw_curves(records: list[dict[str, Any]], path: str | os.PathLike) -> None:
         points = [(r["epoch"] + 1, r["validation"].get(name)) for r in epochs if r["validation"]]
         validation.plot(*zip(*[(x, math.nan if y is None else y) for x, y in points]), marker=".", label=name)
 
-    for axes, title in ((loss, "training loss"), (rate, "learning rate"), (validation, "validation")):
+    for name in observed:
+        points = [(r["position"], r["observed"].get(name)) for r in intervals if r.get("observed")]
+        others[0].plot(*zip(*[(x, math.nan if y is None else y) for x, y in points]), label=name)
+
+    titles = [(axes, "observed") for axes in others]
+    for axes, title in (*titles, (loss, "training loss"), (rate, "learning rate"), (validation, "validation")):
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
+    seen = [v for r in intervals for v in (r.get("observed") or {}).values() if v is not None]
+    if seen and min(seen) > 0 and max(seen) > 50 * min(seen):
+        others[0].set_yscale("log")
     if epochs and all(value > 0 for r in epochs for value in r["losses"].values()):
         loss.set_yscale("log")
     with replacing(path) as temporary:

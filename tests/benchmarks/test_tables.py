@@ -60,11 +60,36 @@ def landmarks(**changes):
     }
 
 
+def pose(**changes):
+    bins = ("0-15", "15-30", "30-45", "45-60", "60-99")
+    counts = {"faces": 330, "missed": 2}
+
+    def figures(mae):
+        rows = {b: {"mae": None if b == "60-99" else mae + i, "faces": 66} for i, b in enumerate(bins)}
+        return {**dict.fromkeys(("mae", "yaw", "pitch", "roll", "geodesic"), mae), **counts, "by_yaw": rows}
+
+    points = {"nme5": 0.0456, **counts, "by_yaw": {b: {"nme5": 0.05} for b in bins}}
+    return {
+        "model": NAME,
+        "domain": HELEN,
+        "size": 640,
+        "flip": False,
+        **figures(3.21),
+        "left_out": 3,
+        "constant": {"median": figures(6.7), "zero": figures(7.8)},
+        "on_boxes": {**figures(3.33), "points_by_yaw": points},
+        "from_points": figures(4.44),
+        "from_landmarks": None,
+        "points_by_yaw": None,
+        **changes,
+    }
+
+
 @pytest.fixture
 def project(tmp_path):
     """A project with results and empty tables."""
     results = tmp_path / "benchmarks" / "results"
-    for kind in ("detection", "latency", "memory", "landmarks", "decode", "ablation"):
+    for kind in ("detection", "latency", "memory", "landmarks", "pose", "decode", "ablation"):
         (results / kind).mkdir(parents=True)
     (results / "detection" / f"{NAME}-det_val-640.json").write_text(json.dumps(detection()))
     turned = detection(rotate=90, domain=f"{DOMAIN}, turned by 90 degrees", ap50=0.5)
@@ -77,6 +102,7 @@ def project(tmp_path):
     (results / "landmarks" / f"{LANDMARK_NAME}-helen.json").write_text(json.dumps(landmarks()))
     found = {"align": "detections", "end_to_end": "some_detector", "nme": 0.036, "missed": 2, "relative": 0.031}
     (results / "landmarks" / f"{LANDMARK_NAME}-helen-found.json").write_text(json.dumps(landmarks(**found)))
+    (results / "pose" / f"{NAME}-helen.json").write_text(json.dumps(pose()))
     rows = [
         {"part": "tricks", "label": "none", "nme": [0.07, 0.072], "mean": 0.071},
         {"part": "tricks", "label": "a", "nme": [0.06], "mean": 0.06, "difference": -0.011, "beyond_spread": True},
@@ -90,7 +116,7 @@ def project(tmp_path):
     (results / "memory" / f"{NAME}.json").write_text(json.dumps(memory))
     (tmp_path / "model_zoo").mkdir()
     (tmp_path / "README.md").write_text("# Top\n\n<!-- begin:models -->\nold\n<!-- end:models -->\n\nend\n")
-    every = ("models", "landmark_models", "detection", "landmarks", "decoding", "ablation", "speed")
+    every = ("models", "landmark_models", "detection", "landmarks", "pose", "decoding", "ablation", "speed")
     for name, regions in (("README", every), (NAME, ("figures",)), (LANDMARK_NAME, ("figures",))):
         text = "\n".join(f"<!-- begin:{r} -->\n<!-- end:{r} -->" for r in regions)
         (tmp_path / "model_zoo" / f"{name}.md").write_text(f"before\n{text}\nafter\n")
@@ -146,6 +172,36 @@ def test_landmark_figures_stand_with_what_they_were_measured_on(script, project)
     assert "| tricks: a | 6.00 % | 6.00 % | -1.10 |" in text and "| 7.00 % | -0.10, within the spread |" in text
 
 
+def test_pose_stands_beside_what_knowing_nothing_gives(script, project):
+    script("make_tables").main(["--root", str(project)])
+    where = f"{HELEN}, long side 640"
+    readme = (project / "model_zoo" / "README.md").read_text()
+    card = (project / "model_zoo" / f"{NAME}.md").read_text()
+    for text, start in ((readme, f"| `{NAME}` | {where} |"), (card, f"| {where} |")):
+        lines = text.splitlines()
+        ways = {"end to end": 3.21, "on labelled boxes": 3.33, "from its five points": 4.44}
+        ways |= {"constant: median of the labels": 6.7, "constant: zero": 7.8}
+        for way, mae in ways.items():
+            assert f"{start} {way} |{f' {mae:.2f} |' * 5} 2 of 330 |" in lines
+            by_yaw = " | ".join([*(f"{mae + i:.2f}" for i in range(4)), "-"])
+            assert f"{start} {way} | {by_yaw} |" in lines
+        assert f"{start} on labelled boxes | 4.56 % |{' 5.00 % |' * 5} 2 of 330 |" in lines
+        assert "beyond 99 degrees: 3 faces" in text
+        assert "from 68 points" not in text
+    other = (project / "model_zoo" / f"{LANDMARK_NAME}.md").read_text()
+    assert "Head pose" not in other
+
+
+def test_a_detector_without_pose_has_rows_from_its_points_and_no_metric(script, project):
+    nothing = {**dict.fromkeys(("mae", "yaw", "pitch", "roll", "geodesic", "by_yaw"), None), "on_boxes": None}
+    path = project / "benchmarks" / "results" / "pose" / f"{NAME}-helen.json"
+    path.write_text(json.dumps(pose(**nothing, left_out=0)))
+    script("make_tables").main(["--root", str(project)])
+    card = (project / "model_zoo" / f"{NAME}.md").read_text()
+    assert "from its five points | 4.44" in card and "end to end" not in card and "left out" not in card.lower()
+    assert len(json.loads((project / "model_zoo" / f"{NAME}.json").read_text())["metric"]) == 2
+
+
 def test_a_card_has_all_figures_of_its_model(script, project):
     script("make_tables").main(["--root", str(project)])
     card = (project / "model_zoo" / f"{NAME}.md").read_text()
@@ -159,7 +215,8 @@ def test_the_facts_of_the_weights_get_the_main_figure_first(script, project):
     facts = json.loads((project / "model_zoo" / f"{NAME}.json").read_text())
     assert facts["licence"] == "MIT"
     assert next(iter(facts["metric"].items())) == (f"AP@0.5, {DOMAIN}, long side 640", 0.8765)
-    assert len(facts["metric"]) == 2
+    assert len(facts["metric"]) == 3
+    assert facts["metric"][f"pose MAE in degrees, {HELEN}, long side 640"] == 3.21
 
 
 def test_links_lead_to_cards_that_are_there(script, project):

@@ -294,6 +294,107 @@ def test_the_1280_channels_are_filled_too(rng):
     np.testing.assert_array_equal(last, arrays["features.18.0.weight"])
 
 
+# Channels of stages 2, 3, 4 and of conv5, and units a stage, of ShuffleNet V2 0.5 (Ma et al. 2018, table 5).
+SHUFFLENET = ((48, 4), (96, 8), (192, 4), 1024)
+
+
+def shufflenet_units():
+    """(torchvision's prefix, channels in, channels out, stride) of each unit."""
+    channels = 24
+    for stage, (out, count) in enumerate(SHUFFLENET[:3], 2):
+        for i in range(count):
+            yield f"stage{stage}.{i}", channels, out, 2 if i == 0 else 1
+            channels = out
+
+
+def torch_shufflenet(rng):
+    """Random arrays under the names and in the shapes of torchvision's shufflenet_v2_x0_5."""
+    arrays = {}
+
+    def conv(conv_name, norm_name, out, per_group, kernel):
+        fan_in = per_group * kernel**2
+        arrays[f"{conv_name}.weight"] = rng.normal(size=(out, per_group, kernel, kernel)) * np.sqrt(1.5 / fan_in)
+        for name, low, high in (("weight", 0.5, 1.5), ("bias", -0.2, 0.5), ("running_mean", -0.5, 0.5)):
+            arrays[f"{norm_name}.{name}"] = rng.uniform(low, high, out)
+        arrays[f"{norm_name}.running_var"] = rng.uniform(0.5, 2, out)
+        arrays[f"{norm_name}.num_batches_tracked"] = np.array(1)
+
+    conv("conv1.0", "conv1.1", 24, 3, 3)
+    for prefix, channels, out, stride in shufflenet_units():
+        half = out // 2
+        if stride == 2:
+            conv(f"{prefix}.branch1.0", f"{prefix}.branch1.1", channels, 1, 3)
+            conv(f"{prefix}.branch1.2", f"{prefix}.branch1.3", half, channels, 1)
+        conv(f"{prefix}.branch2.0", f"{prefix}.branch2.1", half, channels if stride == 2 else half, 1)
+        conv(f"{prefix}.branch2.3", f"{prefix}.branch2.4", half, 1, 3)
+        conv(f"{prefix}.branch2.5", f"{prefix}.branch2.6", half, half, 1)
+    conv("conv5.0", "conv5.1", SHUFFLENET[3], SHUFFLENET[2][0], 1)
+    arrays |= {"fc.weight": rng.normal(size=(10, SHUFFLENET[3])), "fc.bias": rng.normal(size=10)}
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def shufflenet_maps(arrays, image):
+    """The maps behind every unit and behind conv5, by NumPy from torchvision's arrays."""
+    x = conv_norm_relu(image, arrays, "conv1.0", "conv1.1", 2, 1)
+    h, w = (-(-n // 2) for n in x.shape[1:])
+    x = np.pad(x, ((0, 0), (1, 2), (1, 2)), constant_values=-np.inf)
+    x = np.max([x[:, i : i + 2 * h : 2, j : j + 2 * w : 2] for i in range(3) for j in range(3)], axis=0)
+    maps = []
+    for prefix, _, _, stride in shufflenet_units():
+        half = len(x) // 2
+        left, y = (x, x) if stride == 2 else (x[:half], x[half:])
+        if stride == 2:
+            branch = f"{prefix}.branch1"
+            left = conv_norm_relu(left, arrays, f"{branch}.0", f"{branch}.1", 2, len(left), relu=False)
+            left = conv_norm_relu(left, arrays, f"{branch}.2", f"{branch}.3", 1, 1)
+        branch = f"{prefix}.branch2"
+        y = conv_norm_relu(y, arrays, f"{branch}.0", f"{branch}.1", 1, 1)
+        y = conv_norm_relu(y, arrays, f"{branch}.3", f"{branch}.4", stride, len(y), relu=False)
+        y = conv_norm_relu(y, arrays, f"{branch}.5", f"{branch}.6", 1, 1)
+        x = np.concatenate([left, y])
+        x = x.reshape(2, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)  # the shuffle, as the paper words it
+        maps.append(x)
+    return [*maps, conv_norm_relu(x, arrays, "conv5.0", "conv5.1", 1, 1)]
+
+
+def test_torchvision_shufflenet_gives_unit_by_unit_the_maps_computed_by_hand(rng):
+    arrays, image = torch_shufflenet(rng), rng.normal(size=(3, 70, 45))
+    features = Features("shufflenetv2_0.5")
+    assert load_torch_backbone(features, arrays) == ["fc.bias", "fc.weight"]
+    x, found = mx.nd.array(image[None]), []
+    for layer in features.layers:
+        x = layer(x)
+        found.append(x.asnumpy()[0])
+    # The four layers of the stem and the three of conv5 each make one map.
+    for ours, theirs in zip([*found[4:-3], found[-1]], shufflenet_maps(arrays, image), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+        assert theirs.std() > 0.1
+
+
+def test_every_parameter_of_a_shufflenet_is_the_array_under_its_name(rng):
+    arrays = torch_shufflenet(rng)
+    backbone = Backbone("shufflenetv2_0.5")
+    # What belongs to the classifier is told, whichever way the arrays are named.
+    unused = load_torch_backbone(backbone, {f"module.{name}": array for name, array in arrays.items()})
+    assert {name.split(".")[1] for name in unused} == {"conv5", "fc"}
+    roles = {"gamma": "weight", "beta": "bias"}
+    places = {"0.0": "conv1.0", "0.1": "conv1.1"}
+    places |= {f"0.{4 + i}": f"stage2.{i}" for i in range(4)}
+    places |= {f"1.{i}": f"stage3.{i}" for i in range(8)} | {f"2.{i}": f"stage4.{i}" for i in range(4)}
+    compared = set()
+    for name, parameter in backbone._collect_params_with_prefix().items():
+        _, stage, child, *rest, role = name.split(".")
+        theirs = ".".join([places[f"{stage}.{child}"], *rest, roles.get(role, role)])
+        np.testing.assert_array_equal(parameter.data().asnumpy(), arrays[theirs], err_msg=name)
+        compared.add(theirs)
+    assert {n for n in arrays if not n.startswith(("conv5", "fc")) and "tracked" not in n} == compared
+
+
+def test_the_weights_of_another_width_are_refused(rng):
+    with pytest.raises(WeightsError, match=r"stages.0.4.branch1.2.weight: expected shape \(58, 24, 1, 1\), got \(24"):
+        load_torch_backbone(Backbone("shufflenetv2_1.0"), torch_shufflenet(rng))
+
+
 def test_arrays_of_another_backbone_are_refused_naming_the_first_that_differs():
     arrays = torch_mobilenet(np.random.default_rng(0))
     arrays["module.stage2.3.3.weight"] = np.zeros((64, 128, 1, 1), np.float32)

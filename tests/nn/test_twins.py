@@ -11,11 +11,12 @@ from gluonface.decode import (
     decode_boxes,
     decode_heatmaps,
     decode_points,
+    decode_pose,
     encode_heatmaps,
 )
 from gluonface.errors import InputError
 from gluonface.nn.anchors import AnchorGenerator
-from gluonface.nn.coder import BoxDecoder, PointDecoder
+from gluonface.nn.coder import BoxDecoder, PointDecoder, PoseDecoder
 from gluonface.nn.heatmap import HeatmapDecoder
 
 HYBRID = pytest.mark.parametrize("hybrid", [False, True], ids=["imperative", "hybridized"])
@@ -55,6 +56,16 @@ def test_graph_point_decoding_is_the_numpy_decoding(hybrid):
     found = block(PointDecoder, hybrid, 5)(mx.nd.array(preds), mx.nd.array(anchors[None])).asnumpy()
     expected = decode_points(preds, anchors)
     np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-5, atol=1e-3)
+
+
+@HYBRID
+def test_graph_pose_decoding_is_the_numpy_decoding(hybrid, rng):
+    decoder = block(PoseDecoder, hybrid)
+    for scale in (0.1, 3, 60):
+        preds = rng.normal(0, scale, (2, 7, 198)).astype(np.float32)
+        found = decoder(mx.nd.array(preds)).asnumpy()
+        assert found.shape == (2, 7, 3)
+        np.testing.assert_allclose(found, decode_pose(preds), atol=1e-3)
 
 
 @HYBRID

@@ -145,6 +145,12 @@ std::vector<Face> Detector::operator()(const Image& photo) {
                 name(), "landmarks (B, n, 2K)");
         num_points = static_cast<std::size_t>(outputs[2].shape[2]) / 2;
     }
+    const bool has_pose = outputs.size() > 3;
+    if (has_pose) {
+        require(outputs[3].shape.size() == 3 && static_cast<std::size_t>(outputs[3].shape[1]) == count &&
+                    outputs[3].shape[2] == 3,
+                name(), "pose (B, n, 3)");
+    }
     std::vector<Face> faces;
     for (std::size_t i = 0; i < count; ++i) {
         const float score = outputs[0].values[i];
@@ -163,6 +169,11 @@ std::vector<Face> Detector::operator()(const Image& photo) {
         for (std::size_t k = 0; k < num_points; ++k) {
             const float* point = outputs[2].values.data() + (i * num_points + k) * 2;
             points.push_back(rounded(box.to_photo({point[0], point[1]})));
+        }
+        if (has_pose) {
+            // A letterbox shifts and scales: no angle changes.
+            const float* angles = outputs[3].values.data() + 3 * i;
+            face.pose = Pose{angles[0], angles[1], angles[2]};
         }
         faces.push_back(std::move(face));
     }
@@ -285,6 +296,10 @@ std::string to_json(const std::string& path, const Image& photo, const std::stri
                number(face.y2) + "], \"score\": " + number(face.score);
         if (!face.five.empty()) out += ", \"landmarks5\": " + points_json(face.five);
         if (!face.landmarks.empty()) out += ", \"landmarks\": " + points_json(face.landmarks);
+        if (face.pose) {
+            out += ", \"pose\": {\"yaw\": " + number(face.pose->yaw) + ", \"pitch\": " + number(face.pose->pitch) +
+                   ", \"roll\": " + number(face.pose->roll) + "}";
+        }
         out += "}";
     }
     return out + "]}";

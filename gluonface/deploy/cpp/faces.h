@@ -10,6 +10,12 @@
 
 namespace gluonface {
 
+// Head pose in degrees (AFLW2000-3D's convention): positive yaw turns the nose to the viewer's left, positive pitch looks
+// up, positive roll tilts clockwise.
+struct Pose {
+    float yaw = 0, pitch = 0, roll = 0;
+};
+
 // In pixels of the photo.
 struct Face {
     float x1 = 0, y1 = 0, x2 = 0, y2 = 0;
@@ -17,6 +23,7 @@ struct Face {
     // Left eye, right eye, nose, left and right mouth corner, left being the viewer's; empty where the net gives none.
     std::vector<Point> five;
     std::vector<Point> landmarks;
+    std::optional<Pose> pose;  // where the net gives it
 };
 
 class Detector {

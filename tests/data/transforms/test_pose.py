@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from gluonface.data.transforms._pose import move_pose, pose_from_rotation, rotation_from_pose
+from gluonface.data.transforms._pose import move_pose
+from gluonface.pose import rotation_from_pose
 
 HEAD = np.array([[-1, 0.5, 0.2], [1, 0.5, 0.2], [0, 0, 1], [-0.6, -0.7, 0.4], [0.6, -0.7, 0.4], [0, 1.2, -0.3]])
 POSES = np.array([[0, 0, 0], [25, -12, 8], [-60, 30, -100], [5, 5, 170]])
@@ -11,18 +12,6 @@ def project(head: np.ndarray, pose: np.ndarray) -> np.ndarray:
     """Head points in image coordinates, y down, as the corpus defines pose."""
     rotation = rotation_from_pose(pose[None])[0]
     return (head @ rotation.T)[:, :2] * (1, -1)
-
-
-def test_pose_comes_back_from_its_rotation():
-    np.testing.assert_allclose(pose_from_rotation(rotation_from_pose(POSES)), POSES, atol=1e-9)
-
-
-def test_signs_are_those_of_the_convention():
-    nose = HEAD[2:3]
-    assert project(nose, np.array([30.0, 0, 0]))[0, 0] < 0  # positive yaw: to the viewer's left
-    assert project(nose, np.array([0, 30.0, 0]))[0, 1] < 0  # positive pitch: up
-    right_eye = project(HEAD[1:2], np.array([0, 0, 30.0]))[0] - project(HEAD[:1], np.array([0, 0, 30.0]))[0]
-    assert right_eye[1] > 0  # positive roll: clockwise, so that the right eye sinks
 
 
 @pytest.mark.parametrize("degrees", [-150, -37, 0, 20, 90, 180])
@@ -46,3 +35,11 @@ def test_scaling_leaves_a_pose_and_unknown_ones_stay_unknown():
     moved = move_pose(poses, np.diag([0.5, 0.5]))
     np.testing.assert_allclose(moved[0], poses[0], atol=1e-5)
     assert np.isnan(moved[1]).all()
+
+
+def test_a_head_at_a_yaw_of_90_degrees_is_turned_and_mirrored_too():
+    poses = np.array([[90.0, 20, 30], [-90, -10, 5], [90, 0, 0]])
+    for linear in (np.array([[0.6, -0.8], [0.8, 0.6]]), np.array([[-1.0, 0], [0, 1]])):
+        head = HEAD * (-1, 1, 1) if np.linalg.det(linear) < 0 else HEAD
+        for pose, moved in zip(poses, move_pose(poses, linear), strict=True):
+            np.testing.assert_allclose(project(head, moved), project(HEAD, pose) @ linear.T, atol=1e-5)

@@ -284,12 +284,24 @@ class RetinaFaceSamples:
             raise IndexError(f"item {item} of {len(self)}")
         return self.sample(item % len(self), self.epoch)
 
-    def sample(self, item: int, epoch: int) -> tuple[np.ndarray, FaceLabels]:
-        """Item of an epoch: (size, size, 3) uint8 RGB and its labels."""
+    def extra_item(self, image: int, copy: int) -> int:
+        """The number of an item beside those of every epoch: another view of an image of the dataset.
+
+        Parameters
+        ----------
+        image : int
+            Place in ``store.samples``.
+        copy : int
+            From 0: which of the other views.
+        """
+        return len(self) + copy * len(self.store.samples) + image
+
+    def sample(self, item: int, epoch: int, stitched: bool = False) -> tuple[np.ndarray, FaceLabels]:
+        """Item of an epoch: (size, size, 3) uint8 RGB and its labels; a mosaic for certain where `stitched`."""
         rng = np.random.default_rng([self.seed, epoch, item])
         indices = self.indices(epoch)
-        first = int(indices[item])
-        if rng.uniform() >= self.mosaic_prob:
+        first = self._image_of(item, indices)
+        if rng.uniform() >= self.mosaic_prob and not stitched:
             return self.transform(*self.store.read(first), rng)
         rows, columns = self.mosaic_grids[int(rng.integers(len(self.mosaic_grids)))]
         others = indices[rng.integers(len(indices), size=rows * columns - 1)]
@@ -302,9 +314,14 @@ class RetinaFaceSamples:
             tiles.append(self.transform(image, labels, rng, (heights[row], widths[column])))
         return mosaic(tiles, rows, columns)
 
+    def _image_of(self, item: int, indices: np.ndarray) -> int:
+        if item < len(indices):
+            return int(indices[item])
+        return (item - len(indices)) % len(self.store.samples)
+
     def describe(self, item: int, epoch: int) -> str:
         """Which image an item starts from, for messages."""
-        return self.store.samples[int(self.indices(epoch)[item])].image_path
+        return self.store.samples[self._image_of(item, self.indices(epoch))].image_path
 
 
 def _split(total: int, parts: int) -> list[int]:
