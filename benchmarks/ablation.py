@@ -1,4 +1,4 @@
-"""What the scripts that make a paper's ablation share: runs that go on where they were, and what counts as a difference."""
+"""What the scripts that make a paper's ablation share: runs that go on where they were, and when rows differ."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def finished(folder: Path, epochs: int) -> bool:
     return wanted == epochs and epochs_done(folder) == epochs
 
 
-def train(script: str, folder: Path, flags: Sequence[str], start: Sequence[str] = (), limits: Sequence[str] = ()) -> None:
+def train(
+    script: str, folder: Path, flags: Sequence[str], start: Sequence[str] = (), limits: Sequence[str] = ()
+) -> None:
     """Make a run of a training script in a process of its own, or go on with it; its output goes to ``out.log``.
 
     Parameters
@@ -75,10 +77,8 @@ def beyond_spread(first: Sequence[float], second: Sequence[float]) -> bool:
     return bool(abs(np.mean(second) - np.mean(first)) > 2 * error)
 
 
-def in_words(difference: float | None, beyond: bool | None, digits: int = 2) -> str:
-    """A difference as a table shows it; nothing where there is none."""
-    if difference is None:
-        return ""
+def in_words(difference: float, beyond: bool, digits: int = 2) -> str:
+    """A difference as a table shows it."""
     return f"{difference:+.{digits}f}" + ("" if beyond else ", within the spread")
 
 

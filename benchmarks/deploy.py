@@ -10,10 +10,10 @@ raw predictions, of the artefact all that it does. Engines that cannot run here 
 are measured at 640x640 and, as 640 wide and 480 high, at 480x640; landmark nets on their crop.
 
 With --data every engine looks at all photos: AP, and the faces of the artefact beside those of MXNet. They agree where
-boxes and points are within 0.5 pixels of the photo and scores within .001; a face may be missing on one side only if
-its score is within .001 of the threshold. Landmark nets look at the faces that the default detector finds there, and
-with --landmarks at the labelled boxes: NME over the distance of the outer eye corners. The exit status is 1 when an
-artefact does not agree with MXNet.
+boxes and points are within 0.5 pixels of the photo, scores within .001 and angles within 0.1 degrees; a face may be
+missing on one side only if its score is within .001 of the threshold. Landmark nets look at the faces that the default
+detector finds there, and with --landmarks at the labelled boxes: NME over the distance of the outer eye corners. The
+exit status is 1 when an artefact does not agree with MXNet.
 
 A result a net and size goes to benchmarks/results/deploy/, from which make_tables.py writes the tables.
 """
@@ -360,7 +360,7 @@ def describe(result: dict) -> str:
         "AP@.5",
         "NME %",
     )
-    rows = [(*head, "pixels off", "scores off", "one-sided")]
+    rows = [(*head, "pixels off", "scores off", "degrees off", "one-sided")]
     for one in result["runs"]:
         for name in one["median_ms"]:
             rows.append((name, str(one["threads"]), *speed_cells(one, name), *accuracy_cells(result, name)))
@@ -389,6 +389,7 @@ def accuracy_cells(result: dict, name: str) -> list[str]:
         "-" if "nme" not in row else ", ".join(f"{100 * value:.3f}" for value in row["nme"].values()),
         f"{max(off):.1e}" if off else "-",
         "-" if beside is None else f"{beside['scores']:.1e}",
+        f"{beside['pose']:.1e}" if beside is not None and beside.get("pose") else "-",
         "-" if beside is None else str(len(beside["one_sided"])),
     ]
 

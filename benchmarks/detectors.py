@@ -5,6 +5,7 @@ detection belongs to which labelled face.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from gluonface.data import FaceSample
 from gluonface.data.transforms.affine import Affine
 from gluonface.errors import DataError, InputError
 from gluonface.geometry import box_iou
-from gluonface.model_zoo import import_insightface
+from gluonface.model_zoo import import_insightface, model_facts
 from gluonface.tta import SHORT_SIDES, detect_multiscale
 
 #: Everything from this score on is evaluated; WIDER FACE's usual choice.
@@ -34,6 +35,11 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("detector")
     group.add_argument("--model", metavar="NAME", help="model whose shipped weights run (see `gluonface models`)")
     group.add_argument("--weights", metavar="FILE", help="run these weights of --model instead of the shipped ones")
+    group.add_argument(
+        "--facts-of",
+        metavar="NAME",
+        help="with --weights: whose mean and std they were trained with, such as those of the start",
+    )
     group.add_argument("--insightface", metavar="FILE", help="run an InsightFace-style MXNet checkpoint (.params)")
     group.add_argument("--root", metavar="DIR", help="folder of weights, searched before the package's")
 
@@ -62,6 +68,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--weights needs the --model they belong to")
     if args.weights and args.insightface:
         parser.error("--weights and --insightface exclude each other")
+    if args.facts_of and not args.weights:
+        parser.error("--facts-of goes with --weights: shipped weights bring their facts")
     if args.flip and not scales(args) and isinstance(args.size, tuple):
         parser.error("--flip goes with a long side, the photo's own size or several scales, not with a canvas")
 
@@ -104,6 +112,9 @@ def build_detector(args: argparse.Namespace):
         name = args.model
         if args.weights:
             net.load_parameters(args.weights)
+            if args.facts_of:
+                facts = model_facts(args.facts_of)
+                net.facts = dataclasses.replace(net.facts, mean=facts.mean, std=facts.std)
             name = f"{args.model} ({Path(args.weights).name})"
     net.hybridize()
     return net, name

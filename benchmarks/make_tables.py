@@ -10,8 +10,11 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   detection        every result of eval_detection.py
   landmarks        every result of eval_landmarks.py
   pose             every result of eval_pose.py
+  pose_time        every result of time_pose.py
+  attention        every result of attention_mos.py
   decoding         results of decode_heatmaps.py
   ablation         the result of ablate_heatmap.py
+  ablation_mos     the result of ablate_mos.py
   speed            every result of latency.py
   deploy           every result of deploy.py: compiled artefacts beside other engines
   devices          the estimates of estimate_devices.py
@@ -19,7 +22,8 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
 
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
 detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, pose/<model>-<what>.json,
-latency/<model>-<size>.json, memory/<model>.json, decode/*.json, ablation/*.json, deploy/<model>-<height>x<width>.json.
+latency/<model>-<size>.json, memory/<model>.json, decode/*.json, ablation/*.json, deploy/<model>-<height>x<width>.json,
+pose/attention_<model>.json, latency/pose_<model>.json.
 """
 
 from __future__ import annotations
@@ -33,7 +37,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ablate_mos
+import attention_mos
 import estimate_devices
+import time_pose
+from ablation import in_words
 from common import ROOT, figure, looked_at, markdown_table, read_result, run
 from eval_pose import FIGURES, WAYS, points_of, ways_of
 
@@ -87,8 +95,11 @@ class Results:
     detection: list[dict]
     landmarks: list[dict]
     pose: list[dict]
+    pose_time: list[dict]
+    attention: list[dict]
     decode: list[dict]
     ablation: list[dict]
+    ablation_mos: list[dict]
     latency: list[dict]
     memory: list[dict]
     deploy: list[dict]
@@ -110,8 +121,11 @@ class Results:
                 "points_by_yaw",
                 "left_out",
             ),
+            "pose_time": ("model", "beside", "landmarks", "weights", "size_hw", "runs", "left_out", "paper", "machine"),
+            "attention": ("model", "domain", "pairs", "faces", "missed"),
             "decode": ("machine", "faces", "points", "size", "median_ms"),
             "ablation": ("model", "start", "rows", "seeds", "epochs", "data_shape", "domain", "train_sources"),
+            "ablation_mos": ("model", "start", "rows", "seeds", "epochs", "minutes", "domains", "pose_loss"),
             "latency": ("size", "machine", "runs"),
             "memory": ("model", "photos", "settled_after", "settled_mib", "growth_mib"),
             "deploy": (
@@ -126,7 +140,7 @@ class Results:
                 "machine",
             ),
         }
-        return cls(**{kind: _read_all(folder / kind, keys) for kind, keys in needed.items()})
+        return cls(**{kind: _read_all(folder, kind, keys) for kind, keys in needed.items()})
 
     def main_of(self, model: str) -> dict | None:
         """The detection result that stands for a model."""
@@ -153,13 +167,25 @@ class Results:
         return [(result, one) for result in self.latency for one in result["runs"] if one["model"] == model]
 
 
-def _read_all(folder: Path, keys: Sequence[str]) -> list[dict]:
+#: Kinds of results that lie in the folder of another kind: folder, and what their names begin with.
+_GUESTS = {
+    "pose_time": ("latency", "pose_"),
+    "attention": ("pose", "attention_"),
+    "ablation_mos": ("ablation", "mos"),
+}
+
+
+def _read_all(folder: Path, kind: str, keys: Sequence[str]) -> list[dict]:
+    place, prefix = _GUESTS.get(kind, (kind, ""))
+    guests = tuple(start for where, start in _GUESTS.values() if where == place) if not prefix else ()
     results = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted((folder / place).glob(f"{prefix}*.json")):
+        if guests and path.name.startswith(guests):
+            continue
         results.append(read_result(path))
         missing = [key for key in keys if key not in results[-1]]
         if missing:
-            raise DataError(f"{path}: not a result of {folder.name}, {missing[0]!r} is missing")
+            raise DataError(f"{path}: not a result of {kind}, {missing[0]!r} is missing")
     return results
 
 
@@ -391,6 +417,66 @@ def _pose(results: list[dict], with_model: bool) -> list[str]:
     return parts
 
 
+def pose_time_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(_pose_time(results.pose_time))
+
+
+def _pose_time(results: list[dict]) -> list[str]:
+    """Milliseconds of a photo with poses: MOS and the ways beside it, and the paper's own figures."""
+    parts = []
+    for r in results:
+        height, width = r["size_hw"]
+        rows = [["engine", "threads", "faces", *time_pose.WAYS.values(), "ratio to 5 points", "to 68 points"]]
+        for one in r["runs"]:
+            cells = [_ENGINES[one["engine"]], str(one["threads"]), str(one["faces"])]
+            cells += [_known(one["median_ms"], way, 1) for way in time_pose.WAYS]
+            cells += [_known(one["ratio"], way, 2) for way in ("points", "dense")]
+            rows.append(cells)
+        paper, machine = r["paper"], r["machine"]
+        parts.append(
+            f"Median milliseconds from a photo {width} wide and {height} high in memory to faces with poses: "
+            f"`{r['model']}` ({r['weights']} weights) beside `{r['beside']}` and, for 68 points, `{r['landmarks']}`, "
+            f"taking turns in one process; {machine['cpu']}, {machine['cores']} cores. The ratio is that of MOS to it; "
+            f"the paper's own: {paper['mos']:g} over {paper['points']:g} ms, {paper['mos'] / paper['points']:.2f} "
+            f"({paper['where']})."
+        )
+        parts.append(markdown_table(rows))
+        if r["left_out"]:
+            parts.append(f"Left out: {'; '.join(f'{what}: {why}' for what, why in r['left_out'].items())}.")
+    return parts
+
+
+def _known(values: dict, key: str, digits: int) -> str:
+    return f"{values[key]:.{digits}f}" if key in values else "-"
+
+
+def attention_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(_attention(results.attention))
+
+
+def _attention(results: list[dict]) -> list[str]:
+    """How far the tasks of MOS look at the same places, and what comes by itself."""
+    parts = []
+    for r in results:
+        rows = [["attention of", "IoU", "of 10 to 90 % of the faces", "correlation", "of 10 to 90 %"]]
+        for pair in (*("-".join(pair) for pair in attention_mos.PAIRS), *attention_mos.YARDSTICKS):
+            one, cells = r["pairs"][pair], []
+            for key in ("iou", "correlation"):
+                cells += [figure(one[key], 2), " to ".join(figure(value, 2) for value in one[f"{key}_10_to_90"])]
+            words = attention_mos.IN_WORDS.get(pair) or pair.replace("-", " and ")
+            rows.append([words, *cells])
+        parts.append(
+            f"Attention of `{r['model']}`, {r['domain']}, {r['missed']} not found: overlap of the fifths of a face's "
+            "surroundings with most influence on a task's outputs, and correlation of the whole maps."
+        )
+        parts.append(markdown_table(rows))
+    return parts
+
+
+def ablation_mos_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(part for r in results.ablation_mos for part in ablate_mos.describe(r))
+
+
 def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     parts = []
     for r in results.decode:
@@ -407,9 +493,7 @@ def ablation_table(facts: list[ModelFacts], results: Results, path: Path) -> str
     for r in results.ablation:
         rows = [["", "NME of each seed", "mean", "difference"]]
         for row in r["rows"]:
-            change = "" if "difference" not in row else f"{100 * row['difference']:+.2f}"
-            if change and not row["beyond_spread"]:
-                change += ", within the spread"
+            change = in_words(100 * row["difference"], row["beyond_spread"]) if "difference" in row else ""
             each = ", ".join(_percent(value) for value in row["nme"])
             rows.append([f"{row['part']}: {row['label']}", each, _percent(row["mean"]), change])
         parts.append(
@@ -582,6 +666,8 @@ def figures(model: str, results: Results) -> str:
     if best:
         parts.append(f"NME by part, {best['domain']}, {aligned(best)}:\n\n" + _by_group(best))
     parts += _pose([r for r in results.pose if r["model"] == model], with_model=False)
+    parts += _attention([r for r in results.attention if r["model"] == model])
+    parts += _pose_time([r for r in results.pose_time if r["model"] == model])
     runs = results.runs_of(model)
     if runs:
         parts.append(_speed(runs, with_model=False))
@@ -609,8 +695,11 @@ _REGIONS = {
     "detection": detection_table,
     "landmarks": landmarks_table,
     "pose": pose_table,
+    "pose_time": pose_time_table,
+    "attention": attention_table,
     "decoding": decoding_table,
     "ablation": ablation_table,
+    "ablation_mos": ablation_mos_table,
     "speed": speed_table,
     "deploy": deploy_table,
     "devices": estimate_devices.devices_table,

@@ -335,9 +335,7 @@ class Engine:
                 summary = self._run_epoch(make_batches)
                 self._average_statistics()
                 self.epoch += 1
-                with self.averaged_weights() if self.observers else contextlib.nullcontext():
-                    for observer in self.observers.values():
-                        observer.after_epoch(self)
+                self._show_epoch()
                 self._on_all_workers(self._finish_epoch, summary, began)
                 if self._any_worker(bool(self._signals.received)):
                     self._interrupt()
@@ -417,6 +415,11 @@ class Engine:
                 parts = self.loss_fn(self.net, *share)
                 if self._part_names and list(parts) != self._part_names:
                     raise TrainingError(f"loss_fn gave the parts {list(parts)}; before, it gave {self._part_names}")
+                if not set(self.watched) < set(parts):
+                    raise TrainingError(
+                        f"loss_fn gave the parts {list(parts)}; expected {list(self.watched)}, which are watched, "
+                        "among them, and at least one that is not"
+                    )
                 self._part_names = list(parts)
                 sums = {name: _mean(part, name, end - start) * (end - start) for name, part in parts.items()}
                 losses.append(mx.nd.add_n(*(part for name, part in sums.items() if name not in self.watched)))
@@ -540,6 +543,20 @@ class Engine:
                     data /= len(self.contexts) * self.num_workers
 
     # ---- the end of an epoch ----------------------------------------------------------------------------------------
+
+    def _show_epoch(self) -> None:
+        """Have the observers look at the epoch that just ended."""
+        if not self.observers:
+            return
+        try:
+            with self.averaged_weights():
+                for observer in self.observers.values():
+                    observer.after_epoch(self)
+        except Exception:
+            if self.rank == 0:
+                self._save()  # hours of training should not be lost to a slip in what looks on
+                _logger.error("an observer failed; epoch %d is saved, go on with --resume %s", self.epoch - 1, self.out)
+            raise
 
     def _finish_epoch(self, summary: dict[str, Any], began: float) -> None:
         """Validate, save, log and draw, on the first worker; ``self.epoch`` counts the epoch that just ended."""

@@ -9,6 +9,7 @@ from ._compat import mx
 from .decode import POSE_BIN_DEGREES, POSE_BINS, POSE_LIMIT
 from .errors import InputError
 from .nn.coder import PoseDecoder
+from .nn.heads import take_cells
 from .nn.heatmap import SoftArgmax
 
 nn = mx.gluon.nn
@@ -144,6 +145,55 @@ class PoseLoss(nn.HybridBlock):
         bins = F.clip(F.floor((pose_targets + POSE_LIMIT) / POSE_BIN_DEGREES), 0, POSE_BINS - 1)
         losses = self.beta * F.square(self.decode(pose_preds) - pose_targets) - F.pick(logs, bins, axis=-1)
         return F.sum(F.sum(losses, axis=2) * pose_masks, axis=1) * normaliser
+
+
+class DensePointsLoss(nn.HybridBlock):
+    """Dense landmarks as a teacher of pose: a predictor on the pose's vectors that is dropped after training.
+
+    A pose is three numbers a face, and where labels are few a net learns them slowly; the points that they follow from are
+    many. Not of the paper.
+
+    Parameters
+    ----------
+    num_points : int
+        K.
+    in_channels : int
+        C.
+    per_cell : int
+        A.
+    smooth_at : float
+        As in `AnchorLoss`.
+    """
+
+    def __init__(self, num_points: int, in_channels: int, per_cell: int, smooth_at: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.per_cell, self.smooth_at, self.num_points = per_cell, smooth_at, num_points
+        with self.name_scope():
+            self.dense = nn.Dense(
+                2 * num_points, in_units=in_channels, flatten=False, weight_initializer=mx.init.Normal(0.01)
+            )
+
+    def hybrid_forward(self, F, cells, anchors, dense_targets, dense_masks, normaliser):
+        """Loss per image.
+
+        Parameters
+        ----------
+        cells : (B, cells, C)
+        anchors : (B, P)
+        dense_targets : (B, P, 2K)
+        dense_masks : (B, P)
+            See :class:`gluonface.targets.MOSTargets`.
+        normaliser : (B,)
+            Factor of each image's sum, see `AnchorLoss`.
+
+        Returns
+        -------
+        (B,)
+            Smooth-L1, sum over x and y, mean over the points.
+        """
+        difference = self.dense(take_cells(F, cells, anchors, self.per_cell)) - dense_targets
+        losses = F.sum(F.smooth_l1(difference, scalar=self.smooth_at**-0.5), axis=2) / self.num_points
+        return F.sum(losses * dense_masks, axis=1) * normaliser
 
 
 class UncertaintyWeights(nn.HybridBlock):

@@ -168,10 +168,13 @@ class MOSTargets(AnchorTargets):
     max_pose_anchors : int
         P: of an image's anchors, so many learn a pose, those that overlap their face best. A pose is 198 numbers, and
         most anchors have none to learn: the loss looks at these alone.
+    dense_points : int
+        Give targets of so many dense landmarks, too, for `gluonface.loss.DensePointsLoss`; 0: none.
     """
 
     min_pose_face: float = 35.0
     max_pose_anchors: int = 64
+    dense_points: int = 0
 
     def encode_labels(self, labels) -> tuple[np.ndarray, ...]:
         """Targets of one image from its :class:`gluonface.data.base.FaceLabels`.
@@ -191,6 +194,10 @@ class MOSTargets(AnchorTargets):
             Yaw, pitch, roll in degrees.
         pose_masks : ndarray, float32, (P,)
             1 where there is one.
+        dense_targets : ndarray, float32, (P, 2K)
+            With ``dense_points``: dense landmarks of the faces of these anchors, coded like the five.
+        dense_masks : ndarray, float32, (P,)
+            With ``dense_points``: 1 where they are known.
         """
         boxes, poses = labels.boxes[~labels.ignore], labels.pose[~labels.ignore]
         matched = self.match(boxes)
@@ -215,7 +222,18 @@ class MOSTargets(AnchorTargets):
         if count:
             pose_sides[:count] = self.anchors[anchors, 2] - self.anchors[anchors, 0]
             pose_targets[:count] = poses[matched[anchors]]
-        return *targets, face_sizes, pose_anchors, pose_sides, pose_targets, pose_masks
+        posed = *targets, face_sizes, pose_anchors, pose_sides, pose_targets, pose_masks
+        return (*posed, *self._dense(labels, anchors, matched)) if self.dense_points else posed
+
+    def _dense(self, labels, anchors: np.ndarray, matched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        targets = np.zeros((self.max_pose_anchors, 2 * self.dense_points), np.float32)
+        masks = np.zeros(self.max_pose_anchors, np.float32)
+        if len(anchors) and labels.landmarks is not None and labels.landmarks.shape[1] == self.dense_points:
+            points = labels.landmarks[~labels.ignore][matched[anchors]]
+            known = np.flatnonzero(np.isfinite(points).all(axis=(1, 2)))
+            targets[known] = encode_points(points[known], self.anchors[anchors[known]])
+            masks[known] = 1
+        return targets, masks
 
 
 @dataclass(frozen=True)

@@ -176,11 +176,9 @@ def _mean_poses(matrices: np.ndarray, near: np.ndarray) -> np.ndarray:
     Of the two triples of angles that a rotation has, the one nearer to those of ``near`` (n, 3) is taken: networks give
     yaws of up to 99 degrees.
     """
-    matrices = matrices.astype(np.float64)
-    known = np.isfinite(matrices).all(axis=(1, 2))
-    u, _, vt = np.linalg.svd(np.where(known[:, None, None], matrices, 0))
+    u, _, vt = np.linalg.svd(matrices.astype(np.float64))
     u[..., -1] *= np.linalg.det(u @ vt)[:, None]
-    one = np.where(known[:, None], pose_from_rotation(u @ vt), np.nan)
+    one = pose_from_rotation(u @ vt)
     other = wrap_degrees(one * (-1, 1, 1) + 180)
     nearer = pose_distance(other, near).sum(axis=1) < pose_distance(one, near).sum(axis=1)
     return np.where(nearer[:, None], other, one)

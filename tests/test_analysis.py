@@ -200,6 +200,21 @@ def test_more_points_become_landmarks_of_their_scheme():
         assert faces.landmarks.shape == (len(faces), 68, 2)
 
 
+def test_poses_stay_with_their_faces_and_as_they_are():
+    box = letterbox((100, 200), (50, 50))
+    rows = [[0, 0.4, 0, 0, 9, 9], [0, 0.1, 0, 0, 9, 9], [0, 0.9, 10, 10, 20, 20], [-1, -1, -1, -1, -1, -1]]
+    poses = [[10, 20, 30], [1, 1, 1], [-95, 5, -40], [-1, -1, -1]]
+    points = np.zeros((4, 10))
+    outputs = [*outputs_of(rows, points), np.array([poses], np.float32)]
+    (faces,) = postprocess(outputs, [box], 0.3)
+    assert faces.scores.tolist() == pytest.approx([0.9, 0.4])
+    assert faces.pose.tolist() == [[-95, 5, -40], [10, 20, 30]] and faces.landmarks5.shape == (2, 5, 2)
+    assert postprocess(outputs, [box], 0.3, max_faces=1)[0].pose.tolist() == [[-95, 5, -40]]
+    (none,) = postprocess(outputs, [box], 0.95)
+    assert len(none) == 0 and none.pose.shape == (0, 3)
+    assert postprocess(outputs_of(rows, points), [box], 0.3)[0].pose is None
+
+
 def test_normalising_alone_is_the_same():
     canvas = PHOTOS[0]
     x = normalise(canvas, FACTS, np.empty((3, 128, 96), np.float32))
@@ -481,3 +496,23 @@ def test_multiscale_detection_takes_any_engine():
 
     faces = detect_multiscale(Rectangles(FACTS, landmarks=Middle(CROPS)), PHOTOS[4], short_sides=(90, 180))
     assert len(faces) == 3 and faces.landmarks.shape == (3, 5, 2)
+
+
+class PosedRectangles(Rectangles):
+    """Rectangles whose pose says how wide and high they are on the canvas, and how bright."""
+
+    def _collect(self, handle):
+        ids, scores, boxes, points = super()._collect(handle)
+        pose = np.concatenate([boxes[..., 2:] - boxes[..., :2], 90 * scores], axis=2)
+        return ids, scores, boxes, points, np.where(ids < 0, -1, pose)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_engine_with_pose_gives_it_to_its_faces_whatever_the_batches(batch_size):
+    results = PosedRectangles(FACTS, batch_size=batch_size)(PHOTOS)
+    assert [len(faces) for faces in results] == COUNTS
+    for faces, image in zip(results, PHOTOS):
+        scale = 128 / max(image.shape[:2])
+        expected = np.column_stack([(faces.boxes[:, 2:] - faces.boxes[:, :2]) * scale, 90 * faces.scores])
+        np.testing.assert_allclose(faces.pose, expected, atol=1.5)
+        assert faces.pose.shape == (len(faces), 3)

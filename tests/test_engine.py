@@ -9,6 +9,7 @@ import math
 import os
 import random
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +27,12 @@ from gluonface.engine import (
     seed_everything,
 )
 from gluonface.errors import InputError, TrainingError, WeightsError
+from gluonface.loss import UncertaintyWeights
 from gluonface.model_zoo.store import read_params
 from gluonface.training.config import ema_decay_at
 from gluonface.training.devices import mixed_precision
-from gluonface.training.log import TrainLog, read_log
+from gluonface.training.log import TrainLog, draw_curves, read_log
+from gluonface.training.observers import Observer
 
 SAMPLES, BATCH = 24, 8
 
@@ -71,7 +74,17 @@ def loss_fn(net, x, targets):
 
 
 def make_engine(
-    folder, net=None, contexts=None, loss=loss_fn, evaluate=None, best_key=None, best_mode="max", **settings
+    folder,
+    net=None,
+    contexts=None,
+    loss=loss_fn,
+    evaluate=None,
+    best_key=None,
+    best_mode="max",
+    trained_loss=None,
+    watched=(),
+    observers=None,
+    **settings,
 ):
     options = {"lr": 0.02, "epochs": 2, "wd": 1e-3, "save_prefix": str(folder), "log_interval": 2, **settings}
     contexts = contexts or [mx.cpu()]
@@ -85,6 +98,9 @@ def make_engine(
         evaluate=evaluate,
         best_key=best_key,
         best_mode=best_mode,
+        trained_loss=trained_loss,
+        watched=watched,
+        observers=observers,
     )
 
 
@@ -471,6 +487,246 @@ def test_a_run_stops_before_its_time_is_spent_and_can_go_on(tmp_path):
     assert (result.epoch, result.finished) == (3, True)
 
 
+# ---- a loss that is trained, watched parts and observers
+
+
+class Weighted:
+    """`loss_fn` with learned weights of its parts, and a watched part that would spoil everything if it counted."""
+
+    watched = ("large",)
+
+    def __init__(self):
+        self.weights = UncertaintyWeights({"first": "classification", "second": "regression"})
+        self.weights.hybridize()
+
+    def __call__(self, net, x, targets):
+        difference = net(x) - targets
+        first, second, scales = self.weights(difference[:, 0] ** 2, difference[:, 1] ** 2)
+        return {"first": first, "second": second, "scales": scales, "large": 1000 * (difference**2).sum(axis=1)}
+
+    def scales(self):
+        return self.weights.log_scales.list_data()[0].asnumpy()
+
+
+class Diary(Observer):
+    """Writes down what it is told, and the weights that the net holds then."""
+
+    def __init__(self):
+        self.batches, self.epochs, self.counter = [], [], 0
+
+    def after_batch(self, epoch, batch, means):
+        self.batches.append((epoch, batch, means))
+        self.counter += 1
+
+    def after_epoch(self, engine):
+        self.epochs.append((engine.epoch, len(self.batches), weights(engine.net)))
+
+    def report(self):
+        return {"batches seen": float(self.counter)}
+
+    def state_dict(self):
+        return {"counter": self.counter}
+
+    def load_state_dict(self, state):
+        self.counter = state["counter"]
+
+
+def weighted_run(folder, loss=None, **options):
+    loss = loss or Weighted()
+    return loss, make_engine(folder, loss=loss, trained_loss=loss.weights, watched=loss.watched, **options)
+
+
+def test_the_parameters_of_the_loss_are_trained_without_weight_decay(tmp_path):
+    batch = make_batches(0)[0]
+    for wd in (0.0, 0.5):
+        loss, reference = Weighted(), Weighted()
+        for each in (loss, reference):
+            each.weights.initialize()
+            each.weights.start_at({"first": 0.3, "second": 7.0})
+        _, engine = weighted_run(tmp_path / str(wd), loss, epochs=1, wd=wd, momentum=0.0, lr=0.1, lr_mode="constant")
+        with mx.autograd.record():
+            parts = reference(small_net(), *prepare(batch, mx.cpu()))
+            total = parts["first"].mean() + parts["second"].mean() + parts["scales"].sum()
+        total.backward()
+        engine.fit(lambda epoch, batch=batch: [batch])
+        gradient = reference.weights.log_scales.grad().asnumpy()
+        assert np.abs(gradient).min() > 1e-3
+        np.testing.assert_allclose(loss.scales(), reference.scales() - 0.1 * gradient, rtol=1e-4)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_trained_loss_learns_on_two_devices_what_it_learns_on_one(tmp_path, accumulate):
+    results = []
+    for devices in (1, 2):
+        contexts = [mx.cpu(i) for i in range(devices)]
+        options = {"frozen_bn": True, "ema_decay": 0.9, "clip_norm": 0.5, "accumulate": accumulate, "epochs": 3}
+        diary = Diary()
+        loss, engine = weighted_run(tmp_path / str(devices), contexts=contexts, observers={"diary": diary}, **options)
+        random.seed(1)
+        engine.fit(lambda epoch: make_batches(epoch, batch=7))
+        for data in loss.weights.log_scales.list_data():
+            np.testing.assert_array_equal(data.asnumpy(), loss.scales())
+        results.append((weights(engine.net), loss.scales(), diary))
+    (one, scales, diary), (two, other_scales, other_diary) = results
+    assert close(one, two) and np.abs(scales).max() > 1e-3
+    np.testing.assert_allclose(other_scales, scales, rtol=1e-4)
+    for mine, theirs in zip(diary.batches, other_diary.batches, strict=True):
+        assert mine[:2] == theirs[:2] and mine[2] == pytest.approx(theirs[2], rel=1e-4)
+
+
+def test_a_loss_that_has_values_already_keeps_them(tmp_path):
+    loss = Weighted()
+    loss.weights.initialize()
+    loss.weights.start_at({"first": 0.3, "second": 7.0})
+    before = loss.scales()
+    weighted_run(tmp_path, loss, contexts=[mx.cpu(0), mx.cpu(1)])
+    np.testing.assert_array_equal(loss.scales(), before)
+
+
+def test_the_parameters_of_the_loss_are_in_checkpoints_but_not_among_the_net_s(tmp_path):
+    loss, engine = weighted_run(tmp_path, epochs=1, ema_decay=0.5)
+    engine.fit(make_batches)
+    folder = tmp_path / "checkpoints" / "epoch-0001"
+    (saved,) = read_params(folder / "loss.params").values()
+    np.testing.assert_array_equal(saved, loss.scales())
+    for file in (tmp_path / "last.params", folder / "parameters.params", folder / "ema.params"):
+        assert set(read_params(file)) <= set(weights(engine.net))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ema_decay": 0.9, "lr_mode": "cosine"}, {"optimizer": "adam", "lr": 1e-3, "accumulate": 2}]
+)
+def test_a_resumed_run_has_the_same_weights_loss_and_observers_bit_for_bit(tmp_path, settings):
+    def run(folder, epochs, resume=""):
+        diary = Diary()
+        loss, engine = weighted_run(
+            tmp_path / folder,
+            net=small_net(dropout=0.3),
+            observers={"diary": diary},
+            epochs=epochs,
+            resume=resume,
+            **settings,
+        )
+        engine.fit(make_batches)
+        return loss, engine, diary
+
+    settings = {**settings, "lr_mode": "step", "lr_decay_epoch": (3,)}  # not of the number of epochs
+    seed_everything(11)
+    loss, straight, diary = run("straight", 4)
+    seed_everything(11)
+    run("halves", 2)
+    seed_everything(99)
+    again, resumed, second = run("halves", 4, resume=str(tmp_path / "halves"))
+    assert same(weights(resumed.net), weights(straight.net))
+    np.testing.assert_array_equal(again.scales(), loss.scales())
+    assert second.counter == diary.counter == 12 and second.batches == diary.batches[6:]
+    files = ("last.params", *(f"checkpoints/epoch-0004/{name}.params" for name in ("optimizer", "loss", "parameters")))
+    for name in files:
+        assert same(read_params(tmp_path / "halves" / name), read_params(tmp_path / "straight" / name)), name
+    logs = [
+        [(r["losses"], r["watched"], r["observed"]) for r in epochs_of(tmp_path / f)] for f in ("halves", "straight")
+    ]
+    assert logs[0] == logs[1] and len(logs[0]) == 4
+
+
+def test_a_run_is_not_resumed_without_the_trained_loss_or_with_other_observers(tmp_path):
+    make_engine(tmp_path / "plain", epochs=1).fit(make_batches)
+    with pytest.raises(WeightsError, match="log_scales"):
+        weighted_run(tmp_path / "plain", resume=str(tmp_path / "plain"))
+    with pytest.raises(TrainingError, match="that run had no diary: resume with the options it had"):
+        make_engine(tmp_path / "plain", observers={"diary": Diary()}, resume=str(tmp_path / "plain"))
+    weighted_run(tmp_path / "weighted", epochs=1)[1].fit(make_batches)
+    with pytest.raises((TrainingError, WeightsError), match="another|loss"):
+        make_engine(tmp_path / "weighted", resume=str(tmp_path / "weighted"))
+
+
+def test_watched_parts_are_logged_but_are_not_part_of_the_loss(tmp_path):
+    def with_more(net, x, targets):
+        return {**loss_fn(net, x, targets), "large": 1000 * (net(x) ** 2).sum(axis=1)}
+
+    results = []
+    for folder, options in (("plain", {}), ("watched", {"loss": with_more, "watched": ("large",)})):
+        random.seed(1)
+        engine = make_engine(tmp_path / folder, epochs=2, **options)
+        engine.fit(make_batches)
+        results.append(weights(engine.net))
+    assert same(*results)
+    for record in read_log(tmp_path / "watched" / "log.jsonl"):
+        assert set(record["losses"]) == {"first", "second"} and set(record["watched"]) == {"large"}
+        assert record["watched"]["large"] > 10 and record["loss"] == pytest.approx(sum(record["losses"].values()))
+
+
+@pytest.mark.parametrize("watched", [("large",), ("first", "second")])
+def test_watched_parts_that_the_loss_does_not_give_are_named(tmp_path, watched):
+    with pytest.raises(TrainingError, match=r"expected \['(large|first)'.*which are watched"):
+        make_engine(tmp_path, watched=watched).fit(make_batches)
+
+
+def test_observers_are_told_the_means_of_every_batch_and_epoch(tmp_path):
+    diary, given = Diary(), []
+
+    def remember(net, x, targets):
+        parts = loss_fn(net, x, targets)
+        given.append((float(parts["first"].mean().asscalar()), float(parts["second"].asscalar())))
+        return parts
+
+    engine = make_engine(tmp_path, loss=remember, epochs=2, observers={"diary": diary})
+    engine.fit(lambda epoch: make_batches(epoch, batch=7))  # four batches, the last of three samples
+    assert [place[:2] for place in diary.batches] == [(epoch, number) for epoch in (0, 1) for number in range(4)]
+    for (_, _, means), (first, second) in zip(diary.batches, given, strict=True):
+        assert means == pytest.approx({"first": first, "second": second}, rel=1e-5)
+    # After an epoch all its batches are accounted for, and it counts as done.
+    assert [entry[:2] for entry in diary.epochs] == [(1, 4), (2, 8)]
+    assert [r["observed"] for r in epochs_of(tmp_path)] == [{"batches seen": 4.0}, {"batches seen": 8.0}]
+    assert all(r["observed"] for r in read_log(tmp_path / "log.jsonl"))
+
+
+def test_observers_see_the_averaged_weights_after_an_epoch_and_training_goes_on_with_its_own(tmp_path):
+    results = []
+    for observers in ({}, {"diary": Diary()}):
+        random.seed(1)
+        engine = make_engine(tmp_path / str(len(observers)), epochs=2, ema_decay=0.9, observers=observers)
+        engine.fit(make_batches)
+        results.append(weights(engine.net))
+    assert same(*results)
+    seen = observers["diary"].epochs[-1][2]
+    assert same(seen, read_params(tmp_path / "1" / "last.params")) and not same(seen, results[1])
+
+
+def test_an_observer_that_fails_does_not_lose_the_epoch(tmp_path):
+    class Slip(Observer):
+        def after_epoch(self, engine):
+            raise KeyError("no such photo")
+
+    engine = make_engine(tmp_path, epochs=1, ema_decay=0.9, observers={"slip": Slip()})
+    with pytest.raises(KeyError):
+        engine.fit(make_batches)
+    assert same(read_params(tmp_path / "checkpoints" / "epoch-0001" / "parameters.params"), weights(engine.net))
+    assert make_engine(tmp_path, epochs=1, ema_decay=0.9, observers={"slip": Slip()}, resume=str(tmp_path)).epoch == 1
+
+
+def test_what_observers_change_takes_effect_in_the_next_epoch(tmp_path):
+    class Halving(Observer):
+        size = 8
+
+        def after_epoch(self, engine):
+            self.size //= 2
+
+    sizes, observer = [], Halving()
+
+    def batches(epoch):
+        sizes.append(observer.size)
+        return make_batches(epoch, batch=observer.size)
+
+    make_engine(tmp_path, epochs=3, observers={"halving": observer}).fit(batches)
+    assert sizes == [8, 4, 2]
+
+
+def test_one_worker_s_sum_over_workers_is_what_it_has(tmp_path):
+    engine = make_engine(tmp_path)
+    assert engine.sum_over_workers(np.array([[1, 2], [3, 4]])).tolist() == [[1, 2], [3, 4]]
+
+
 # ---- what goes wrong
 
 
@@ -580,6 +836,60 @@ def test_curves_are_drawn_at_the_end(tmp_path, real_curves):
     make_engine(tmp_path, epochs=2, evaluate=lambda net: {"ap": 0.5}).fit(make_batches)
     with image.open(tmp_path / "curves.png") as picture:
         assert picture.size > (500, 200)
+
+
+def observed(position, **values):
+    return {
+        "kind": "train", "epoch": int(position), "position": position, "lr": 0.1, "loss": 1.0,
+        "losses": {"cls": 1.0}, "watched": {}, "observed": values,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """A function that draws a log and gives its panels by title."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    drawn = []
+
+    def savefig(self, path, **options):
+        drawn.append(self)
+        Path(path).touch()
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+    def draw(records, path):
+        draw_curves(records, path)
+        return {axes.get_title(): axes for axes in drawn[-1].axes}
+
+    return draw
+
+
+def test_what_observers_report_is_drawn_in_a_panel_of_its_own(tmp_path, panels):
+    records = [observed(0.5, share=0.4, weight=10.0), observed(1.0, share=None), observed(1.5, share=0.2, weight=900.0)]
+    shown = panels(records, tmp_path / "curves.png")
+    assert set(shown) == {"training loss", "learning rate", "validation", "observed"}
+    lines = {line.get_label(): line for line in shown["observed"].get_lines()}
+    assert set(lines) == {"share", "weight"}
+    assert lines["share"].get_xdata().tolist() == [0.5, 1.0, 1.5]
+    np.testing.assert_array_equal(lines["share"].get_ydata(), [0.4, np.nan, 0.2])
+    np.testing.assert_array_equal(lines["weight"].get_ydata(), [10, np.nan, 900])
+    assert shown["observed"].get_yscale() == "log"  # .2 to 900
+    assert (
+        panels([observed(0.5, share=0.4), observed(1.0, share=0.2)], tmp_path / "curves.png")["observed"].get_yscale()
+        == "linear"
+    )
+    assert (
+        panels([observed(0.5, share=0.0), observed(1.0, share=0.2)], tmp_path / "curves.png")["observed"].get_yscale()
+        == "linear"
+    )
+
+
+def test_without_observers_there_is_no_such_panel(tmp_path, panels):
+    old = {key: value for key, value in observed(0.5).items() if key not in ("observed", "watched")}
+    for record in (observed(0.5), old):
+        assert set(panels([record], tmp_path / "curves.png")) == {"training loss", "learning rate", "validation"}
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

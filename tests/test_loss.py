@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
-from gluonface.decode import encode_heatmaps
+from gluonface.decode import POSE_BINS, decode_pose, encode_heatmaps, encode_pose
 from gluonface.errors import InputError
-from gluonface.loss import AnchorLoss, HeatmapLoss
+from gluonface.loss import AnchorLoss, HeatmapLoss, PoseLoss, SmallBoxLoss, UncertaintyWeights
 
 RNG = np.random.default_rng(0)
 
@@ -17,15 +17,17 @@ def example(batch=2, anchors=40, positives=(3, 5)):
     masks = (cls_targets == 1)[..., None].astype(np.float32)
     preds = [RNG.normal(size=(batch, anchors, width)).astype(np.float32) for width in (2, 4, 10)]
     targets = [cls_targets, *(RNG.normal(size=(batch, anchors, width)).astype(np.float32) for width in (4, 10)), masks]
-    return preds, targets, np.full(batch, 1 / sum(positives), np.float32)
+    normalisers = [np.full(batch, factor / sum(positives), np.float32) for factor in (1, 1.5)]
+    return preds, targets, normalisers
 
 
-def run(loss, preds, targets, normaliser):
-    return [part.asnumpy() for part in loss(*(mx.nd.array(a) for a in (*preds, *targets, normaliser)))]
+def run(loss, preds, targets, normalisers):
+    return [part.asnumpy() for part in loss(*(mx.nd.array(a) for a in (*preds, *targets, *normalisers)))]
 
 
-def brute_force(preds, targets, normaliser, ratio=3, minimum=16):
+def brute_force(preds, targets, normalisers, ratio=3, minimum=16):
     """The same by loops over images."""
+    per_anchor, per_point = normalisers
     cls_preds, box_preds, landmark_preds = preds
     cls_targets, box_targets, landmark_targets, masks = targets
     log_probability = cls_preds - np.log(np.exp(cls_preds).sum(axis=-1, keepdims=True))
@@ -37,7 +39,7 @@ def brute_force(preds, targets, normaliser, ratio=3, minimum=16):
         cls = -log_probability[i][positive, 1].sum() + hardest.sum()
         box = smooth(box_preds[i] - box_targets[i])[positive].sum()
         landmark = (smooth(landmark_preds[i] - landmark_targets[i]) * masks[i]).sum()
-        parts.append(np.array([cls, box, landmark]) * normaliser[i])
+        parts.append([cls * per_anchor[i], box * per_anchor[i], landmark * per_point[i]])
     return np.array(parts).T
 
 
@@ -54,12 +56,12 @@ def test_the_loss_is_the_sum_over_positives_and_hardest_negatives(hybrid):
 
 
 def test_ignored_anchors_have_no_gradient():
-    preds, targets, normaliser = example()
+    preds, targets, normalisers = example()
     preds = [mx.nd.array(p) for p in preds]
     for p in preds:
         p.attach_grad()
     with mx.autograd.record():
-        total = sum(part.sum() for part in AnchorLoss()(*preds, *(mx.nd.array(t) for t in (*targets, normaliser))))
+        total = sum(part.sum() for part in AnchorLoss()(*preds, *(mx.nd.array(t) for t in (*targets, *normalisers))))
     total.backward()
     for p in preds:
         assert not p.grad.asnumpy()[targets[0] == -1].any()
@@ -67,14 +69,14 @@ def test_ignored_anchors_have_no_gradient():
 
 
 def test_faces_without_points_add_nothing_to_the_point_loss():
-    preds, targets, normaliser = example()
+    preds, targets, normalisers = example()
     targets[3] = np.zeros_like(targets[3])
-    assert not run(AnchorLoss(), preds, targets, normaliser)[2].any()
+    assert not run(AnchorLoss(), preds, targets, normalisers)[2].any()
 
 
 def test_an_image_without_faces_still_learns_from_its_hardest_background():
-    preds, targets, normaliser = example(positives=(0, 4))
-    cls, box, landmark = run(AnchorLoss(min_negatives=16), preds, targets, normaliser)
+    preds, targets, normalisers = example(positives=(0, 4))
+    cls, box, landmark = run(AnchorLoss(min_negatives=16), preds, targets, normalisers)
     assert cls[0] > 0 and box[0] == 0 and landmark[0] == 0
 
 
@@ -84,6 +86,195 @@ def test_weights_scale_their_part():
     np.testing.assert_allclose(two[0], one[0])
     np.testing.assert_allclose(two[1], 2 * one[1], rtol=1e-5)
     np.testing.assert_allclose(two[2], 0.5 * one[2], rtol=1e-5)
+
+
+def test_faces_that_train_points_alone_add_to_the_point_loss_only():
+    preds, targets, normalisers = example()
+    without = run(AnchorLoss(), preds, targets, normalisers)
+    targets[3] = targets[3].copy()
+    targets[3][0, -4:] = 1  # ignored anchors with points
+    cls, box, landmark = run(AnchorLoss(), preds, targets, normalisers)
+    np.testing.assert_array_equal([cls, box], without[:2])
+    assert landmark[0] > without[2][0] and landmark[1] == without[2][1]
+
+
+# head pose
+
+
+def pose_case(batch=2, anchors=6):
+    preds = RNG.normal(0, 2, (batch, anchors, 3 * POSE_BINS)).astype(np.float32)
+    poses = RNG.uniform(-99, 99, (batch, anchors, 3)).astype(np.float32)
+    poses[0, 0] = [-99, 0, 99]  # the ends and an edge of a bin
+    masks = (RNG.uniform(size=(batch, anchors)) < 0.6).astype(np.float32)
+    masks[0, :2] = 1, 0
+    return preds, poses, masks, np.array([0.5, 0.25], np.float32)
+
+
+def pose_by_loops(preds, poses, masks, normaliser, beta):
+    """Eq. 1, angle by angle."""
+    totals = np.zeros(len(preds))
+    for i, k in np.argwhere(masks):
+        for angle in range(3):
+            logits = preds[i, k, angle * POSE_BINS : (angle + 1) * POSE_BINS].astype(np.float64)
+            entropy = np.log(np.exp(logits).sum()) - logits[encode_pose(poses[i, k, angle])]
+            totals[i] += entropy + beta * (decode_pose(preds[i, k])[angle] - poses[i, k, angle]) ** 2
+    return totals * normaliser
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("beta", [0.001, 0.0, 0.5])
+def test_the_pose_loss_is_cross_entropy_over_bins_and_the_squared_error_of_the_expected_angle(hybrid, beta):
+    loss = PoseLoss() if beta == 0.001 else PoseLoss(beta)
+    if hybrid:
+        loss.hybridize()
+    inputs = pose_case()
+    found = loss(*map(mx.nd.array, inputs)).asnumpy()
+    assert found.shape == (2,)
+    np.testing.assert_allclose(found, pose_by_loops(*inputs, beta), rtol=1e-4)
+
+
+def test_only_anchors_with_a_pose_have_a_gradient():
+    preds, poses, masks, normaliser = pose_case()
+    x = mx.nd.array(preds)
+    x.attach_grad()
+    with mx.autograd.record():
+        total = PoseLoss()(x, *map(mx.nd.array, (poses, masks, normaliser))).sum()
+    total.backward()
+    np.testing.assert_array_equal(np.abs(x.grad.asnumpy()).sum(axis=2) > 0, masks == 1)
+    masks = np.zeros_like(masks)
+    assert not PoseLoss()(*map(mx.nd.array, (preds, poses, masks, normaliser))).asnumpy().any()
+
+
+def test_descending_the_pose_loss_finds_the_pose():
+    poses = np.array([[[-70.0, 12.0, 3.0], [30.0, -45.0, 88.0]]], np.float32)
+    others = [mx.nd.array(a) for a in (poses, np.ones((1, 2)), np.ones(1))]
+    loss, x = PoseLoss(), mx.nd.zeros((1, 2, 3 * POSE_BINS))
+    x.attach_grad()
+    for _ in range(200):
+        with mx.autograd.record():
+            total = loss(x, *others)
+        total.backward()
+        x -= 0.5 * x.grad
+    # The cross-entropy draws to the middle of the bin, the squared error to the angle.
+    assert np.abs(decode_pose(x.asnumpy()) - poses).max() < 2.5
+
+
+# weights learnt with the network
+
+KINDS = {"cls": "classification", "box": "regression", "pose": "regression"}
+PARTS = {"cls": 0.4, "box": 0.03, "pose": 12.0}
+
+
+def uncertainty(scales=None, kinds=KINDS):
+    weights = UncertaintyWeights(kinds)
+    weights.initialize()
+    if scales is not None:
+        weights.log_scales.set_data(mx.nd.array(np.log(scales)))
+    return weights
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_weighted_loss_is_equation_7(hybrid):
+    t, sigma_box, sigma_pose = scales = (0.7, 0.2, 3.0)
+    weights = uncertainty(scales)
+    if hybrid:
+        weights.hybridize()
+    parts = {name: RNG.uniform(0.1, 2, 4).astype(np.float32) for name in KINDS}
+    *weighted, logs = weights(*map(mx.nd.array, parts.values()))
+    expected = (parts["cls"] / t**2, parts["box"] / (2 * sigma_box**2), parts["pose"] / (2 * sigma_pose**2))
+    assert [w.shape for w in weighted] == [(4,)] * 3 and logs.shape == (1,)
+    for found, value in zip(weighted, expected):
+        np.testing.assert_allclose(found.asnumpy(), value, rtol=1e-5)
+    np.testing.assert_allclose(logs.asnumpy(), [np.log(t) + np.log(sigma_box) + np.log(sigma_pose)], rtol=1e-5)
+    said = weights.weights()
+    assert list(said) == list(KINDS)
+    np.testing.assert_allclose(list(said.values()), [t**-2, sigma_box**-2 / 2, sigma_pose**-2 / 2], rtol=1e-5)
+
+
+def test_the_weights_start_at_1_for_classes_and_a_half_for_regressions():
+    assert uncertainty().weights() == {"cls": 1.0, "box": 0.5, "pose": 0.5}
+
+
+def descend(weights, steps=600, rate=0.05, wd=0.0):
+    trainer = mx.gluon.Trainer(weights.collect_params(), "sgd", {"learning_rate": rate, "wd": wd})
+    fixed = [mx.nd.array([value]) for value in PARTS.values()]
+    for _ in range(steps):
+        with mx.autograd.record():
+            loss = mx.nd.add_n(*weights(*fixed))
+        loss.backward()
+        trainer.step(1)
+    return np.exp(weights.log_scales.data().asnumpy()) ** 2
+
+
+def test_at_fixed_losses_the_optimum_is_where_the_formula_says():
+    squares = descend(uncertainty())
+    # T^2 = 2 L for a classification, sigma^2 = L for a regression.
+    np.testing.assert_allclose(squares, [2 * PARTS["cls"], PARTS["box"], PARTS["pose"]], rtol=1e-3)
+
+
+def test_at_the_optimum_every_part_weighs_the_inverse_of_twice_itself():
+    weights = uncertainty()
+    weights.start_at(PARTS)
+    np.testing.assert_allclose(list(weights.weights().values()), [1 / (2 * p) for p in PARTS.values()], rtol=1e-5)
+
+
+def test_started_at_its_optimum_nothing_moves():
+    weights = uncertainty()
+    weights.start_at(dict(reversed(PARTS.items())))
+    before = weights.log_scales.data().asnumpy()
+    np.testing.assert_allclose(np.exp(before) ** 2, [2 * PARTS["cls"], PARTS["box"], PARTS["pose"]], rtol=1e-5)
+    descend(weights, steps=5)
+    np.testing.assert_allclose(weights.log_scales.data().asnumpy(), before, atol=1e-5)
+
+
+def test_a_part_that_is_zero_at_the_start_leaves_its_scale_at_1():
+    weights = uncertainty((9.0, 9.0, 9.0))
+    weights.start_at({**PARTS, "pose": 0.0})
+    assert weights.weights()["pose"] == 0.5 and weights.weights()["box"] == pytest.approx(1 / 0.06, rel=1e-4)
+
+
+def test_no_weight_decay_pulls_at_the_scales():
+    np.testing.assert_array_equal(descend(uncertainty(), steps=20, wd=5.0), descend(uncertainty(), steps=20))
+
+
+def test_a_part_that_is_neither_classification_nor_regression_is_refused():
+    with pytest.raises(InputError, match='part pose: expected "classification" or "regression", got \'angle\''):
+        UncertaintyWeights({**KINDS, "pose": "angle"})
+
+
+# the share of small faces
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("smooth_at", [1.0, 0.25])
+def test_the_box_loss_of_small_faces_is_that_of_faces_up_to_the_limit(hybrid, smooth_at):
+    (_, box_preds, _), (_, box_targets, _, _), (normaliser, _) = example()
+    sizes = np.zeros(box_preds.shape[:2], np.float32)
+    sizes[0, :4] = 10, 25, 25.5, 300
+    sizes[1, 5] = 40
+    block = SmallBoxLoss(smooth_at=smooth_at)
+    if hybrid:
+        block.hybridize()
+    small, whole = (v.asnumpy() for v in block(*map(mx.nd.array, (box_preds, box_targets, sizes, normaliser))))
+    away = np.abs(box_preds - box_targets)
+    losses = np.where(away < smooth_at, away**2 / (2 * smooth_at), away - smooth_at / 2).sum(axis=2)
+    np.testing.assert_allclose(small, [losses[0, :2].sum() * normaliser[0], 0], rtol=1e-5)
+    np.testing.assert_allclose(whole, [losses[0, :4].sum(), losses[1, 5]] * normaliser, rtol=1e-5)
+
+
+def test_the_share_of_small_faces_is_that_of_the_anchor_loss_and_has_no_gradient():
+    preds, targets, normalisers = example()
+    sizes = np.where(targets[0] == 1, 20, 0).astype(np.float32)
+    x = mx.nd.array(preds[1])
+    x.attach_grad()
+    x.grad[:] = 7
+    with mx.autograd.record():
+        small, whole = SmallBoxLoss()(x, *map(mx.nd.array, (targets[1], sizes, normalisers[0])))
+        total = small.sum() + whole.sum() + 0 * x.sum()
+    total.backward()
+    assert not x.grad.asnumpy().any()
+    np.testing.assert_allclose(whole.asnumpy(), run(AnchorLoss(), preds, targets, normalisers)[1], rtol=1e-5)
+    np.testing.assert_array_equal(small.asnumpy(), whole.asnumpy())
 
 
 # heatmaps

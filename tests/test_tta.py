@@ -7,6 +7,7 @@ import pytest
 
 from gluonface.errors import InputError
 from gluonface.faces import Faces
+from gluonface.pose import geodesic_degrees, rotation_from_pose
 from gluonface.tta import SHORT_SIDES, detect_multiscale, mirror_faces, vote_faces
 
 SIZE_HW = (300, 400)
@@ -24,8 +25,9 @@ def moved(coordinates, shift) -> np.ndarray:
 class Oracle:
     """Knows the face of the photo and its mirror image; errs as `shift` says, by pixels of the photo, run by run."""
 
-    def __init__(self, shift=lambda run: 0.0, score=lambda run: 0.5, seen_at=lambda scale: True):
+    def __init__(self, shift=lambda run: 0.0, score=lambda run: 0.5, seen_at=lambda scale: True, pose=None):
         self.runs = 0
+        self.pose = pose  # pose(run) of the face as it is in the photo, or None for a detector without
         self.canvases, self.mirrored, self.thresholds = [], [], []
         self.shift, self.score, self.seen_at = shift, score, seen_at
 
@@ -37,6 +39,10 @@ class Oracle:
             is_mirrored = bool(image[0, 0, 0] < image[0, -1, 0])
             self.mirrored.append(is_mirrored)
             face = Faces([BOX], [self.score(self.runs)], landmarks5=[POINTS], size_hw=SIZE_HW)
+            if self.pose is not None:
+                yaw, pitch, roll = self.pose(self.runs)
+                # A mirrored head looks to the other side and tilts the other way.
+                face = face.with_(pose=[[-yaw, pitch, -roll] if is_mirrored else [yaw, pitch, roll]])
             if is_mirrored:
                 # A real detector calls the eye on the viewer's left the left one, whichever it was before.
                 boxes_, points = face.boxes.copy(), face.landmarks5.copy()
@@ -45,7 +51,7 @@ class Oracle:
                 face = face.with_(boxes=boxes_, landmarks5=points[:, [1, 0, 2, 4, 3]])
             shift = self.shift(self.runs) * (-1 if is_mirrored else 1)
             face = face.with_(boxes=moved(face.boxes, shift), landmarks5=moved(face.landmarks5, shift))
-            results.append(face if self.seen_at(box.scale_xy[0]) else Faces.empty(SIZE_HW))
+            results.append(face if self.seen_at(box.scale_xy[0]) else face[:0])
             self.runs += 1
         return results
 
@@ -117,7 +123,63 @@ def test_wrong_short_sides_are_refused(sides):
         detect_multiscale(Oracle(), ramp(), sides)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_pose_of_all_scales_and_mirrors_is_that_of_the_photo(flip):
+    faces = detect_multiscale(Oracle(pose=lambda run: (30, -12, 8)), ramp(), flip=flip)
+    np.testing.assert_allclose(faces.pose, [[30, -12, 8]], atol=1e-3)
+    assert faces.pose.dtype == np.float32
+    assert detect_multiscale(Oracle(), ramp()).pose is None
+
+
+def test_errors_of_pose_are_averaged_by_score():
+    yaws, scores = [20, 32, 26, 20], [0.9, 0.3, 0.3, 0.5]
+    oracle = Oracle(pose=lambda run: (yaws[run], 0, 0), score=lambda run: scores[run])
+    faces = detect_multiscale(oracle, ramp(), (300, 600))
+    # About one axis the rotation nearest to the mean matrix has the direction of the mean vector.
+    vector = sum(s * np.exp(1j * np.deg2rad(y)) for s, y in zip(scores, yaws))
+    np.testing.assert_allclose(faces.pose, [[np.rad2deg(np.angle(vector)), 0, 0]], atol=1e-3)
+
+
+def test_a_photo_without_faces_has_no_poses():
+    faces = detect_multiscale(Oracle(pose=lambda run: (1, 2, 3), seen_at=lambda scale: False), ramp())
+    assert len(faces) == 0 and faces.pose.shape == (0, 3)
+    # Other engines may leave parts out where they found nothing.
+    with_pose = Faces([BOX], [0.5], landmarks5=[POINTS], pose=[[1, 2, 3]], size_hw=SIZE_HW)
+    np.testing.assert_allclose(vote_faces([Faces.empty(SIZE_HW), with_pose]).pose, [[1, 2, 3]], atol=1e-4)
+
+
 # The pieces
+
+
+def posed(poses, scores=None) -> Faces:
+    """Faces in one place."""
+    return Faces([BOX] * len(poses), [0.5] * len(poses) if scores is None else scores, pose=poses, size_hw=SIZE_HW)
+
+
+def test_the_mean_of_poses_is_that_of_rotations(rng):
+    centre = np.array([40.0, -25.0, 60.0])
+    away = rng.normal(0, 6, (40, 3))
+    poses = np.concatenate([centre + away, centre - away])
+    mean = vote_faces([posed(poses)]).pose
+    assert geodesic_degrees(rotation_from_pose(mean), rotation_from_pose(centre)).max() < 1
+    # Nearest to all: no neighbour has a smaller sum of squared distances of matrices.
+    matrices = rotation_from_pose(poses)
+    cost = lambda pose: ((matrices - rotation_from_pose(pose)) ** 2).sum()  # noqa: E731
+    assert all(cost(mean[0]) < cost(mean[0] + step) for step in np.vstack([np.eye(3), -np.eye(3)]) * 0.3)
+
+
+def test_poses_beyond_profile_keep_their_angles():
+    # The other triple of the same rotation is (85, 190, 175).
+    np.testing.assert_allclose(vote_faces([posed([[95, 10, -5]])]).pose, [[95, 10, -5]], atol=1e-3)
+    mean = vote_faces([posed([[94, 10, -5], [86, 10, -5]], [0.6, 0.5])]).pose[0]
+    assert 88 < mean[0] < 92 and np.abs(mean[1:] - (10, -5)).max() < 1
+
+
+def test_voting_refuses_poses_in_some_results_only():
+    plain = Faces([BOX], [0.5], size_hw=SIZE_HW)
+    with pytest.raises(InputError, match="expected a pose in all results or in none"):
+        vote_faces([plain, posed([[1, 2, 3]])])
+    assert vote_faces([plain, plain]).pose is None
 
 
 def test_mirroring_twice_changes_nothing():

@@ -3,8 +3,8 @@ r"""Train MOS: boxes, five points and head pose from one light network.
 The paper's recipe (section 4.1), WIDER FACE with the authors' pose labels: 640x640 crops, SGD .9, weight decay 5e-4,
 batch 64, 1e-3, /10 at 150 and 180 of 200 epochs, ImageNet backbone, uncertainty weights, online feedback sampling:
 
-    python train/prepare_pose.py wider ~/WIDER --labels ~/mos_gt --out data
-    python train/train_mos.py --model mos_shufflenetv2_1.0_widerface --pretrained-base shufflenetv2_x1.npz \
+    python train/prepare_widerpose.py ~/WIDER --labels ~/mos/label.txt --out data
+    python train/train_mos.py --model mos_shufflenetv2_1.0_widerface --pretrained-base shufflenet_v2_x1.npz \
         --train data/widerpose_train.jsonl --val data/widerface_val.jsonl --images ~/WIDER --gpus 0
 
 The weights that come with the package were trained on two CPU cores; the command, the hours it took and the figures it
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from gluonface.data.facejsonl import FaceJsonLines
 from gluonface.data.loader import BatchLoader
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
 from gluonface.geometry import box_iou
-from gluonface.loss import AnchorLoss, PoseLoss, SmallBoxLoss, UncertaintyWeights
+from gluonface.loss import AnchorLoss, DensePointsLoss, PoseLoss, SmallBoxLoss, UncertaintyWeights
 from gluonface.metrics.pose_scoring import evaluate_pose, posed_faces
 from gluonface.model_zoo import get_model
 from gluonface.model_zoo.mos import HEADS
@@ -64,6 +65,7 @@ PARTS = {
     "box": ("regression", 1.0),
     "landmark": ("regression", 1.0),
     "pose": ("regression", 0.25),
+    "dense": ("regression", 1.0),  # ours, see --dense-points
 }
 
 
@@ -83,6 +85,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add_data_arguments(data, "AP")
     data.add_argument(
         "--train-points",
+        nargs="+",
         metavar="JSONL",
         help="photos of which one face each is labelled: they train points and pose only",
     )
@@ -100,6 +103,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     loss = parser.add_argument_group("loss")
     loss.add_argument("--fixed-weights", action="store_true", help="2 : 1 : 1 : .25 instead of learned weights")
     loss.add_argument("--pose-weight", type=float, default=1.0, help="factor of the pose loss; 0: pose is not learnt")
+    loss.add_argument(
+        "--dense-points",
+        type=int,
+        default=0,
+        metavar="K",
+        help="learn the K dense landmarks of the data along with the pose, with a predictor that is dropped afterwards",
+    )
     loss.add_argument("--pose-lr", type=float, default=1.0, help="factor of the learning rate of the pose predictor")
     loss.add_argument("--min-pose-face", type=float, default=35.0, help="smaller faces, in pixels, train no pose")
     add_anchor_arguments(loss)
@@ -126,6 +136,8 @@ def build_net(args: argparse.Namespace):
     net.network(mx.nd.zeros((1, 3, 64, 64)))
     for parameter in net.network.pose_head.collect_params().values():
         parameter.lr_mult = args.pose_lr
+        if not args.pose_weight:
+            parameter.grad_req = "null"
     return net
 
 
@@ -134,7 +146,10 @@ def read_samples(args: argparse.Namespace) -> tuple[list[FaceSample], int]:
     complete = FaceJsonLines(args.train, args.images, args.sources).samples
     partial = []
     if args.train_points:
-        partial = FaceJsonLines(args.train_points, args.images, args.points_sources).samples
+        for path in args.train_points:
+            # Annotations that lie somewhere else have their photos beside them.
+            images = args.images if Path(path).parent.samefile(Path(args.train).parent) else None
+            partial += FaceJsonLines(path, images, args.points_sources).samples
     samples = [*complete, *map(label_points_only, partial)]
     return [_turned_apart(sample, args.turned_from) for sample in samples], len(complete)
 
@@ -145,49 +160,57 @@ def _turned_apart(sample: FaceSample, degrees: float) -> FaceSample:
     return dataclasses.replace(sample, source=f"{sample.source}-turned") if turned else sample
 
 
-class Losses:
+class Losses(mx.gluon.Block):
     """``loss_fn`` of the engine: the four parts, weighted, and what online feedback watches."""
 
     watched = ("small_box", "all_box")
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, network):
+        super().__init__()
+        # A part that is not learnt has no weight either: its logarithm would fall for ever.
+        left_out = {"pose": not args.pose_weight, "dense": not args.dense_points}
+        self.parts = {name: row for name, row in PARTS.items() if not left_out.get(name)}
+        self.pose_weight = args.pose_weight
         self.anchors = AnchorLoss(negatives_per_positive=args.hard_negatives, smooth_at=args.smooth_at)
         self.pose = PoseLoss()
         self.small = SmallBoxLoss(args.small, args.smooth_at)
-        # A part that is not learnt has no weight either: its logarithm would fall for ever.
-        self.parts = {name: row for name, row in PARTS.items() if name != "pose" or args.pose_weight > 0}
-        self.pose_weight = args.pose_weight
-        kinds = {name: kind for name, (kind, _) in self.parts.items()}
-        self.weights = None if args.fixed_weights else UncertaintyWeights(kinds)
-        for block in (self.anchors, self.pose, self.small, self.weights):
-            if block is not None:
-                block.hybridize(static_alloc=True)
+        self.dense = self.weights = None
+        if args.dense_points:
+            head = network.pose_head
+            self.dense = DensePointsLoss(args.dense_points, head.in_channels, head.per_cell, args.smooth_at)
+        if not args.fixed_weights:
+            self.weights = UncertaintyWeights({name: kind for name, (kind, _) in self.parts.items()})
+        self.initialize()
+        for block in self._children.values():
+            block.hybridize(static_alloc=True)
 
     def start(self, engine: Engine, x, *targets) -> None:
         """Start the learned weights from the losses of a batch, those of all workers together."""
-        parts = self.parts_of(engine.net, x, *targets)[0]
+        # As in training: with the statistics that a new BatchNorm starts with a deep net's losses are astronomical.
+        with mx.autograd.train_mode():
+            parts = self.parts_of(engine.net, x, *targets)[0]
         sums = engine.sum_over_workers(np.array([part.mean().asscalar() for part in parts.values()]))
         self.weights.start_at(dict(zip(parts, sums / engine.num_workers)))
 
-    def parts_of(self, net, x, *targets):
-        """The four parts without weights, (B,) each, and the watched ones."""
-        cls, box, landmark, masks, face_sizes, pose_anchors, pose_sides, pose, pose_masks, *normalisers = targets
-        per_anchor, per_point, per_pose = normalisers
+    def parts_of(self, net, x, *arrays):
+        """The parts without weights, (B,) each, and the watched ones."""
+        *targets, per_anchor, per_point, per_pose = arrays
+        cls, box, landmark, masks, face_sizes, pose_anchors, pose_sides, pose, pose_masks, *dense = targets
         cls_preds, box_preds, landmark_preds, pose_cells = net.network(x)
-        parts = self.anchors(
-            cls_preds, box_preds, landmark_preds, cls, box, landmark, masks, per_anchor, per_point
-        )  # fmt: skip
+        parts = self.anchors(cls_preds, box_preds, landmark_preds, cls, box, landmark, masks, per_anchor, per_point)
         values = dict(zip(("cls", "box", "landmark"), parts))
         if "pose" in self.parts:
             pose_preds = net.network.pose_head(pose_cells, pose_anchors, pose_sides)
             values["pose"] = self.pose(pose_preds, pose, pose_masks, per_pose) * self.pose_weight
+        if self.dense is not None:
+            values["dense"] = self.dense(pose_cells, pose_anchors, *dense, per_pose)
         with mx.autograd.pause():
             watched = self.small(box_preds, box, face_sizes, per_anchor)
         return values, dict(zip(self.watched, watched))
 
-    def __call__(self, net, x, *targets):
+    def forward(self, net, x, *arrays):
         """Parts of the loss and what is watched, see `gluonface.engine.Engine`."""
-        values, watched = self.parts_of(net, x, *targets)
+        values, watched = self.parts_of(net, x, *arrays)
         if self.weights is None:
             values = {name: values[name] * weight for name, (_, weight) in self.parts.items()}
         else:
@@ -196,17 +219,17 @@ class Losses:
         return {**values, **watched}
 
 
-#: What each of the factors of `Losses` is a mean over, of a batch's arrays.
-def positive_anchors(images, cls, *others) -> float:
-    return (cls == 1).sum()
+#: What each of the factors of `Losses` is a mean over, of a batch's arrays: images, then those of `MOSTargets`.
+def positive_anchors(*arrays) -> float:
+    return (arrays[1] == 1).sum()
 
 
-def anchors_with_points(images, cls, box, landmark, masks, *others) -> float:
-    return masks.sum()
+def anchors_with_points(*arrays) -> float:
+    return arrays[4].sum()
 
 
 def anchors_with_pose(*arrays) -> float:
-    return arrays[-1].sum()
+    return arrays[9].sum()
 
 
 class LearnedWeights(Observer):
@@ -259,7 +282,7 @@ def main(argv=None) -> None:
     seed_everything(config.seed)
     net = build_net(args)
     net.hybridize(static_alloc=True)
-    losses = Losses(args)
+    losses = Losses(args, net.network)
     samples, complete = read_samples(args)
     feedback = OnlineFeedback(
         samples[:complete] + [None] * (len(samples) - complete),
@@ -278,7 +301,7 @@ def main(argv=None) -> None:
         prepare=image_preparer(net.facts),
         evaluate=validator(args),
         best_key="ap50" if args.val else None,
-        trained_loss=losses.weights,
+        trained_loss=losses if losses.collect_params() else None,
         watched=losses.watched,
         observers=observers,
     )
@@ -286,7 +309,7 @@ def main(argv=None) -> None:
     with BatchLoader(
         views,
         config.batch_size,
-        encode=anchor_targets(args, MOSTargets, min_pose_face=args.min_pose_face).encode_labels,
+        encode=anchor_targets(args, MOSTargets, min_pose_face=args.min_pose_face, dense_points=args.dense_points).encode_labels,
         num_workers=config.num_workers,
         worker_kind=args.worker_kind,
         seed=config.seed,

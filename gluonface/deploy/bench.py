@@ -46,10 +46,10 @@ from .engines import Engine, Job, engine_of, find_bucket, make_job, open_engine,
 from .runtime import Bucket, open_artifact
 from .runtime.machine import processor_name
 
-__all__ = ["PIXELS", "SCORE", "Difference", "bench", "bench_remote", "compare_faces", "gflop_of", "start_up"]
+__all__ = ["DEGREES", "PIXELS", "SCORE", "Difference", "bench", "bench_remote", "compare_faces", "gflop_of", "start_up"]
 
-#: How far boxes and points, and scores, of two engines may be apart that say the same.
-PIXELS, SCORE = 0.5, 1e-3
+#: How far boxes and points, scores, and angles, of two engines may be apart that say the same.
+PIXELS, SCORE, DEGREES = 0.5, 1e-3, 0.1
 #: Runs of a turn that are timed, after one that is not.
 _TIMED = 3
 #: Rounds before the first that counts.
@@ -78,6 +78,8 @@ class Difference:
     boxes, points : float
         Pixels, of a side or an axis.
     scores : float
+    pose : float
+        Degrees, of an angle.
     one_sided : list of (int, float, str)
         Photo, score and side ("first", "second") of the faces that one of them found alone.
     """
@@ -87,15 +89,17 @@ class Difference:
     boxes: float = 0.0
     points: float = 0.0
     scores: float = 0.0
+    pose: float = 0.0
     one_sided: list[tuple[int, float, str]] = dataclasses.field(default_factory=list)
 
     def agrees(self, threshold: float, pixels: float = PIXELS, score: float = SCORE) -> bool:
-        """Whether they say the same: within ``pixels`` and ``score``, and a face that is missing on one side has a
-        score within ``score`` of ``threshold``.
+        """Whether they say the same: within ``pixels``, ``score`` and `DEGREES`, and a face that is missing on one side
+        has a score within ``score`` of ``threshold``.
         """
         return (
             max(self.boxes, self.points) <= pixels
             and self.scores <= score
+            and self.pose <= DEGREES
             and all(abs(alone - threshold) <= score for _, alone, _ in self.one_sided)
         )
 
@@ -115,7 +119,7 @@ def compare_faces(first: Sequence[Faces], second: Sequence[Faces]) -> Difference
     Raises
     ------
     InputError
-        Not as many photos, or of other sizes, or only one side has landmarks.
+        Not as many photos, or of other sizes, or only one side has landmarks or pose.
     """
     if len(first) != len(second) or any(a.size_hw != b.size_hw for a, b in zip(first, second)):
         raise InputError(f"expected the faces of the same photos, got {len(first)} and {len(second)} of them")
@@ -130,11 +134,12 @@ def compare_faces(first: Sequence[Faces], second: Sequence[Faces]) -> Difference
         a, b = a[np.array(rows, int)], b[np.array(columns, int)]
         found.boxes = max(found.boxes, _largest(a.boxes, b.boxes))
         found.scores = max(found.scores, _largest(a.scores, b.scores))
-        for name in ("landmarks5", "landmarks"):
-            if (getattr(a, name) is None) != (getattr(b, name) is None):
+        for name, kind in (("landmarks5", "points"), ("landmarks", "points"), ("pose", "pose")):
+            one, other = getattr(a, name), getattr(b, name)
+            if (one is None) != (other is None):
                 raise InputError(f"photo {photo}: expected {name} on both sides or on none")
-            if getattr(a, name) is not None:
-                found.points = max(found.points, _largest(getattr(a, name), getattr(b, name)))
+            if one is not None:
+                setattr(found, kind, max(getattr(found, kind), _largest(one, other)))
     return found
 
 
@@ -253,6 +258,7 @@ class _Tasks:
             if isinstance(self.engine.stage, Analyzer):
                 faces = self.engine.end_to_end(i)[0]
                 arrays |= {f"boxes_{i}": faces.boxes, f"scores_{i}": faces.scores, f"points_{i}": faces.landmarks5}
+                arrays[f"pose_{i}"] = faces.pose
             elif self.engine.stage is not None:
                 arrays[f"landmarks_{i}"] = self.engine.end_to_end(i)
         np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
@@ -455,7 +461,7 @@ def _differences(workers: dict[str, _Worker], folder: Path, left_out: dict | Non
             row["points"] = max(_largest(arrays[key], reference[key]) for key in landmarks)
         if "boxes_0" in arrays:
             faces = compare_faces(_faces_of(arrays), _faces_of(reference))
-            row |= {key: getattr(faces, key) for key in ("boxes", "points", "scores")}
+            row |= {key: getattr(faces, key) for key in ("boxes", "points", "scores", "pose")}
             row |= {"faces": faces.faces, "one_sided": len(faces.one_sided)}
         found[name] = row
     return found
@@ -464,7 +470,13 @@ def _differences(workers: dict[str, _Worker], folder: Path, left_out: dict | Non
 def _faces_of(arrays: dict[str, np.ndarray]) -> list[Faces]:
     count = sum(key.startswith("boxes_") for key in arrays)
     return [
-        Faces(arrays[f"boxes_{i}"], arrays[f"scores_{i}"], landmarks5=arrays.get(f"points_{i}"), size_hw=(1, 1))
+        Faces(
+            arrays[f"boxes_{i}"],
+            arrays[f"scores_{i}"],
+            landmarks5=arrays.get(f"points_{i}"),
+            pose=arrays.get(f"pose_{i}"),
+            size_hw=(1, 1),
+        )
         for i in range(count)
     ]
 

@@ -108,6 +108,7 @@ def _graph(block, shape: Sequence[int]) -> Graph:
     graph = read_symbol(symbol, params, {"data": shape})
     graph.fold_batch_norms()
     graph.find_pixel_shuffles()
+    graph.find_channel_shuffles()
     return graph
 
 

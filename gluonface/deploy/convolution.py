@@ -17,7 +17,7 @@ te = import_optional("tvm.te", "deploy")
 topi = import_optional("tvm.topi", "deploy")
 relax = import_optional("tvm.relax", "deploy")
 
-__all__ = ["convolution", "deconvolution", "depthwise"]
+__all__ = ["convolution", "deconvolution", "depthwise", "of_columns"]
 
 #: Output channels in a block: one AVX-512 vector, two of AVX2, four of NEON.
 BLOCK = 16
@@ -113,6 +113,46 @@ def convolution(
     off = [] if subtract is None else [e.constant(subtract.astype(np.float32))]
     result = e.te(compute, x, e.constant(packed), *off, name="convolution")
     return _finish(e, result, bias, filters, stored)
+
+
+def of_columns(e, columns, sources: Sequence, places: Sequence[int], weight: np.ndarray):
+    """A matrix product at every place of a map, with columns that are put together a few rows at a time.
+
+    Parameters
+    ----------
+    e : Emitter
+    columns : callable
+        TE tensors for ``sources`` to a tensor (B, h, w, K) of the name "columns".
+    sources : sequence of relax.Expr
+    places : (int, int, int)
+        B, h, w.
+    weight : (F, K) array
+
+    Returns
+    -------
+    relax.Var
+        (B, h, w, F).
+    """
+    filters, length = weight.shape
+    block = block_of(filters)
+    packed = pack(weight.T[None, None], block)
+    stored = packed.shape[0] * block
+
+    def compute(*tensors):
+        *others, kernel = tensors
+        seen = columns(*others)
+        ky, kx, c = (te.reduce_axis((0, extent), name) for extent, name in ((1, "ky"), (1, "kx"), (length, "c")))
+        return te.compute(
+            (*places, stored),
+            lambda n, y, x_, f: te.sum(
+                seen[n, y + ky, x_ + kx, c] * kernel[f // block, ky, kx, c, f % block], axis=[ky, kx, c]
+            ),
+            name="convolution",
+        )
+
+    # Where its columns come from is for the kernel alone: what follows may join it, as with any convolution.
+    result = e.te(compute, *sources, e.constant(packed), name="convolution", primfunc_attrs={"op_pattern": 4})
+    return _finish(e, result, None, filters, stored)
 
 
 #: Transforms of Winograd's F(2x2, 3x3) for the input, the kernel and the output (Lavin and Gray 2016, section 4.1).
@@ -237,6 +277,9 @@ def depthwise(
         )
 
     kernel = np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0), np.float32)
+    if kernel.shape[:2] == (1, 1) and set(stride) == {1} and not any(pad):
+        # A number a channel: a product, which joins what is done element by element around it.
+        return _finish(e, e.call(relax.op.multiply(x, e.constant(kernel[0, 0]))), bias, channels, channels)
     result = e.te(compute, x, e.constant(kernel), name="depthwise")
     return _finish(e, result, bias, channels, channels)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .._compat import import_optional
+from . import convolution
 
 tvm = import_optional("tvm", "deploy")
 te = import_optional("tvm.te", "deploy")
@@ -91,26 +92,27 @@ def _moved(e, x, split: list[int], axes: list[int], joined: list[int]):
 # ---- sampling between cells ------------------------------------------------------------------------------------------
 
 
-def _between_cells(read, y, x, height: int, width: int, *, zero_outside: bool):
-    """Value at real coordinates, cell (i, j) being at (i, j).
-
-    Outside of the map its border goes on, or with ``zero_outside`` zeros do.
+def _corners(at):
+    """The cells before and after a real coordinate, cell i being at i, and how far it is from the first; int32, int32,
+    float32. They are not cut at the border.
     """
-    values, high = [], (height - 1, width - 1)
-    if not zero_outside:
-        y, x = (te.max(te.min(at, T.float32(last)), T.float32(0)) for at, last in zip((y, x), high))
-    low = [te.floor(at).astype("int32") for at in (y, x)]
-    far = [at - place.astype("float32") for at, place in zip((y, x), low)]
+    low = te.floor(at).astype("int32")
+    return low, low + 1, at - low.astype("float32")
+
+
+def _cut(place, extent: int):
+    """A place along an axis, or the nearest one that there is."""
+    return te.max(te.min(place, tvm.tirx.const(extent - 1, place.ty.dtype)), tvm.tirx.const(0, place.ty.dtype))
+
+
+def _between_cells(read, y, x, height: int, width: int):
+    """Value at real coordinates, cell (i, j) being at (i, j); outside of the map its border goes on."""
+    rows, columns = (_corners(_cut(at, extent)) for at, extent in ((y, height), (x, width)))
+    values = []
     for i in (0, 1):
         for j in (0, 1):
-            places = [low[0] + i, low[1] + j]
-            weight = (far[0] if i else 1 - far[0]) * (far[1] if j else 1 - far[1])
-            kept = [tvm.tirx.max(tvm.tirx.min(place, last), 0) for place, last in zip(places, high)]
-            value = weight * read(*kept)
-            if zero_outside:
-                inside = tvm.tirx.all(places[0] >= 0, places[0] <= high[0], places[1] >= 0, places[1] <= high[1])
-                value = tvm.tirx.Select(inside, value, T.float32(0))
-            values.append(value)
+            weight = (rows[2] if i else 1 - rows[2]) * (columns[2] if j else 1 - columns[2])
+            values.append(weight * read(_cut(rows[i], height), _cut(columns[j], width)))
     return (values[0] + values[1]) + (values[2] + values[3])
 
 
@@ -158,32 +160,77 @@ def deformable_convolution(
     fixed = isinstance(weight, np.ndarray)
     filters, each, rows, columns = (int(side) for side in (weight.shape if fixed else weight.ty.shape))
     places, shared = rows * columns, channels // deformable_groups
+    table = (batch, out_h, out_w, deformable_groups * places, 4)
 
     def at(tensor, n, c, y, x):
         return tensor[n, y, x, c] if channels_last else tensor[n, c, y, x]
 
-    def sampled(data, moves, factors, n, c, place, i, j):
-        k = tvm.tirx.floordiv(c, shared) * places + place
+    def seen_at(moves, n, i, j, k):
+        place = tvm.tirx.floormod(k, places)
         y = (i * stride[0] - pad[0] + tvm.tirx.floordiv(place, columns) * dilate[0]).astype("float32")
         x = (j * stride[1] - pad[1] + tvm.tirx.floormod(place, columns) * dilate[1]).astype("float32")
         y, x = y + at(moves, n, 2 * k, i, j), x + at(moves, n, 2 * k + 1, i, j)
+        # Beyond a cell outside there is nothing, however far.
+        return [te.max(te.min(v, T.float32(side)), T.float32(-1)) for v, side in ((y, height), (x, width))]
 
-        def read(y, x):
-            return at(data, n, c, y, x)
+    def four_cells(moves):
+        """Row before and after, column before and after, each inside of the map."""
 
-        if factors is not None:
-            return _between_cells(read, y, x, height, width, zero_outside=True) * at(factors, n, k, i, j)
-        inside = tvm.tirx.all(y >= T.float32(0), x >= T.float32(0), y < T.float32(height), x < T.float32(width))
-        value = _between_cells(read, y, x, height, width, zero_outside=False)
-        return tvm.tirx.Select(inside, value, T.float32(0))
+        def cell(n, i, j, k, m):
+            y, x = map(_corners, seen_at(moves, n, i, j, k))
+            row = _cut(tvm.tirx.Select(m == 0, y[0], y[1]), height)
+            column = _cut(tvm.tirx.Select(m == 2, x[0], x[1]), width)
+            return tvm.tirx.Select(m < 2, row, column)
 
-    def columns_last(data, moves, factors=None):
+        return te.compute(table, cell, name="four_cells")
+
+    def four_shares(moves, factors=None):
+        """What each of the four cells counts: rows before and after, in them columns before and after."""
+
+        def share(n, i, j, k, m):
+            y, x = seen_at(moves, n, i, j, k)
+            if factors is None:
+                inside = tvm.tirx.all(y >= T.float32(0), x >= T.float32(0), y < T.float32(height), x < T.float32(width))
+                y, x = _cut(y, height), _cut(x, width)
+            product = T.float32(1)
+            for v, side, after in ((y, height, m >= 2), (x, width, tvm.tirx.floormod(m, 2) == 1)):
+                low, high, far = _corners(v)
+                product = product * tvm.tirx.Select(after, far, 1 - far)
+                if factors is not None:
+                    place = tvm.tirx.Select(after, high, low)
+                    there = tvm.tirx.all(place >= 0, place < side)
+                    product = tvm.tirx.Select(there, product, T.float32(0))
+            if factors is None:
+                return tvm.tirx.Select(inside, product, T.float32(0))
+            return product * at(factors, n, k, i, j)
+
+        return te.compute(table, share, name="four_shares")
+
+    def sampled(data, cells, shares, n, c, place, i, j):
+        # All channels of a place are moved alike, so that the channels innermost become vectors.
+        k = place if deformable_groups == 1 else tvm.tirx.floordiv(c, shared) * places + place
+        values = [
+            shares[n, i, j, k, m] * at(data, n, c, cells[n, i, j, k, m // 2], cells[n, i, j, k, 2 + m % 2])
+            for m in range(4)
+        ]
+        return (values[0] + values[1]) + (values[2] + values[3])
+
+    def of_channels_last(data, cells, shares):
+        return te.compute(
+            (batch, out_h, out_w, places * channels),
+            lambda n, i, j, q: sampled(
+                data, cells, shares, n, tvm.tirx.floormod(q, channels), tvm.tirx.floordiv(q, channels), i, j
+            ),
+            name="columns",
+        )
+
+    def of_groups_last(data, cells, shares):
         return te.compute(
             (groups, batch * out_h * out_w, places * each),
             lambda g, p, q: sampled(
                 data,
-                moves,
-                factors,
+                cells,
+                shares,
                 tvm.tirx.floordiv(p, out_h * out_w),
                 g * each + tvm.tirx.floormod(q, each),
                 tvm.tirx.floordiv(q, each),
@@ -193,13 +240,13 @@ def deformable_convolution(
             name="deformable_columns",
         )
 
-    def columns_first(data, moves, factors=None):
+    def of_channels_first(data, cells, shares):
         return te.compute(
             (batch, groups, each * places, out_h * out_w),
             lambda n, g, q, p: sampled(
                 data,
-                moves,
-                factors,
+                cells,
+                shares,
                 n,
                 g * each + tvm.tirx.floordiv(q, places),
                 tvm.tirx.floormod(q, places),
@@ -209,8 +256,16 @@ def deformable_convolution(
             name="deformable_columns",
         )
 
-    maps = [x, offset, *([] if mask is None else [mask])]
-    seen = e.te(columns_last if channels_last else columns_first, *maps, name="deformable_columns")
+    factors = [] if mask is None else [mask]
+    sources = [
+        x,
+        e.te(four_cells, offset, name="four_cells"),
+        e.te(four_shares, offset, *factors, name="four_shares"),
+    ]
+    if channels_last and fixed and groups == 1:
+        weight = weight.transpose(0, 2, 3, 1).reshape(filters, places * channels)
+        return convolution.of_columns(e, of_channels_last, sources, (batch, out_h, out_w), weight)
+    seen = e.te(of_groups_last if channels_last else of_channels_first, *sources, name="deformable_columns")
     shape, last_axes = [groups, filters // groups, each, places], (0, 3, 2, 1)
     if fixed:
         weight = weight.reshape(shape)
@@ -299,7 +354,7 @@ def roi_align(
         def read(y, x):
             return data[photo, y, x, c] if channels_last else data[photo, c, y, x]
 
-        sampled = _between_cells(read, *points, height, width, zero_outside=False)
+        sampled = _between_cells(read, *points, height, width)
         number = tvm.tirx.max(numbers[0] * numbers[1], 1).astype("float32")
         return te.sum(tvm.tirx.Select(inside, sampled, T.float32(0)) / number, axis=axes)
 

@@ -61,6 +61,7 @@ def from_mxnet(
     graph = read_symbol(symbol, params, shapes)
     graph.fold_batch_norms()
     graph.find_pixel_shuffles()
+    graph.find_channel_shuffles()
     return from_graph(graph, channels_last=channels_last, function=function)
 
 

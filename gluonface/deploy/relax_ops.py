@@ -785,6 +785,13 @@ def _shuffle(e: Emitter, node: Node):
     return _placed(function(e, x, block, block_first=block_first, channels_last=last), last)
 
 
+@converts("_channel_shuffle")
+def _channel_shuffle(e: Emitter, node: Node):
+    last = _follows(e, node)
+    stacked = e.call(op.stack([e.get(ref, last) for ref in node.inputs], axis=4 if last else 2))
+    return _placed(op.reshape(stacked, stored_shape(node.shape, last)), last)
+
+
 @converts("_contrib_DeformableConvolution", "_contrib_ModulatedDeformableConvolution")
 def _deformable_convolution(e: Emitter, node: Node):
     last, modulated = e.prefer_last, node.op == "_contrib_ModulatedDeformableConvolution"

@@ -32,6 +32,10 @@ __all__ = [
 TILED = {"convolution": (4, 1, 2), "depthwise": (4, 1, 2), "deconvolution": (6, 1, 3), "winograd": (6, 1, 4)}
 
 
+#: Parts of the names of blocks that make a convolution's input a few rows at a time.
+_INPUT = ("padded", "columns")
+
+
 @dataclass(frozen=True)
 class Knobs:
     """How a tile is laid.
@@ -67,7 +71,7 @@ class Tile:
     block : int
         Channels in a block.
     padded : bool
-        Whether the input is padded.
+        Whether the input is padded, or made of another map's numbers.
     """
 
     kind: str
@@ -96,6 +100,10 @@ def _anchor_name(names) -> str | None:
     return next((name for name in names if name.rstrip("0123456789_") in TILED), None)
 
 
+def _is_input(name: str) -> bool:
+    return any(part in name for part in _INPUT)
+
+
 def tile_of(function) -> Tile | None:
     """The tile of a function's main block; None for functions without one."""
     sch = s_tir.Schedule(function)
@@ -112,7 +120,7 @@ def tile_of(function) -> Tile | None:
         lanes = next((n for n in (16, 8, 4, 2) if filters % n == 0), 1)
     else:
         lanes = int(block.reads[-1].source.ty.shape[-1])  # of the packed weights
-    return Tile(kind, extents[row], extents[place], filters, lanes, any("padded" in n for n in blocks))
+    return Tile(kind, extents[row], extents[place], filters, lanes, any(map(_is_input, blocks)))
 
 
 def candidates(tile: Tile, lanes: int, registers: int) -> list[Knobs]:
@@ -169,7 +177,7 @@ def schedule(function, knobs: Knobs, *, parallel: bool = True):
     anchor = blocks[name]
     after = names[names.index(name) + 1 :]
     # A depthwise convolution reads every number too few times for a padded copy to be worth while.
-    before = [n for n in names[: names.index(name)] if "padded" not in n or tile.kind == "depthwise"]
+    before = [n for n in names[: names.index(name)] if not _is_input(n) or tile.kind == "depthwise"]
     for n in (*before, *after[:-1]):
         sch.compute_inline(blocks[n])
     out = blocks[after[-1]] if after else sch.cache_write(anchor, 0, "global")
@@ -212,7 +220,7 @@ def schedule(function, knobs: Knobs, *, parallel: bool = True):
     sch.unroll(fv)
     sch.unroll(xi)
 
-    padded = next((blocks[m] for m in names if "padded" in m and m not in before), None)
+    padded = next((blocks[m] for m in names if _is_input(m) and m not in before), None)
     if padded is not None:
         if knobs.order != "block" and spatial == 4:
             sch.compute_at(padded, order[1], preserve_unit_loops=True)

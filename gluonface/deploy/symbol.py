@@ -256,6 +256,24 @@ class Graph:
                 changes[node, 0] = (shuffle, 0)
         self.replace(changes)
 
+    def find_channel_shuffles(self) -> None:
+        """Put one node in the place of every stack of n maps and reshape that takes their channels in turn.
+
+        The node's operator is "_channel_shuffle": channel c of map k becomes channel ``n c + k``.
+        """
+        changes = {}
+        for node in list(self):
+            if node.op not in _RESHAPES or len(node.shape) != 4:
+                continue
+            stack = _before_reshapes(node.inputs[0], 5)[0]
+            if stack.op != "stack" or len(stack.shape) != 5 or stack.integer("axis", 0) % 5 != 2:
+                continue
+            batch, channels, count, *sides = stack.shape
+            if node.shape == (batch, channels * count, *sides):
+                shuffle = Node("_channel_shuffle", node.name, {}, stack.inputs, [node.shape], [node.dtypes[0]])
+                changes[node, 0] = (shuffle, 0)
+        self.replace(changes)
+
 
 def _before_reshapes(ref: Ref, rank: int) -> Ref:
     """The value with so many axes from which reshapes lead to this one; the first of all if none has them."""

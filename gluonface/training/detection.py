@@ -12,6 +12,7 @@ from ..data.base import FaceSample
 from ..data.store import SampleStore
 from ..data.transforms.colour import Degrade
 from ..data.transforms.presets.retinaface import RetinaFaceSamples, RetinaFaceTrainTransform
+from ..errors import InputError
 from ..metrics.scoring import evaluate_detections
 from ..model_zoo import list_models, model_facts
 from ..model_zoo.weights import find_weights
@@ -121,9 +122,21 @@ def load_start(net, start: str) -> None:
 
     What the other model has not, such as the pose of a detector without one, keeps its values; what this net has not is
     left out.
+
+    Raises
+    ------
+    InputError
+        The model is not a detector of the same backbone.
+    WeightsError
+        The model has no weights, or the file does not fit.
     """
     if start in list_models():
         source = model_facts(start)
+        if (source.task, source.backbone) != (net.facts.task, net.facts.backbone):
+            raise InputError(
+                f"{net.facts.name} can start from a model for {net.facts.task} with the backbone {net.facts.backbone}; "
+                f"{start} is for {source.task}, with {source.backbone}"
+            )
         net.load_parameters(find_weights(source), allow_missing=True, ignore_extra=True)
         net.facts = dataclasses.replace(net.facts, mean=source.mean, std=source.std)
     else:

@@ -85,6 +85,49 @@ def pose(**changes):
     }
 
 
+def pose_time():
+    ways = {"mos": 60.5, "points": 40.25, "dense": 90.0}
+    runs = [
+        {"engine": "mxnet", "threads": 1, "faces": 5, "median_ms": ways, "ratio": {"points": 1.5, "dense": 0.67}},
+        {"engine": "artefact", "threads": 2, "faces": 5, "median_ms": {"points": 9.0}, "ratio": {}},
+    ]
+    return {
+        "model": NAME,
+        "beside": "some_retinaface",
+        "landmarks": "some_landmarks",
+        "weights": "shipped",
+        "size_hw": [480, 640],
+        "runs": runs,
+        "left_out": {"artefact: MOS": "gives no pose"},
+        "paper": {"mos": 10.8, "points": 7.2, "where": "MOS-S, RTX 2060"},
+        "machine": {"cpu": "Some CPU", "cores": 2},
+    }
+
+
+def attention(script):
+    module = script("attention_mos")
+    row = {"iou": 0.71, "iou_10_to_90": [0.6, 0.8], "correlation": 0.9, "correlation_10_to_90": [0.85, 0.95]}
+    names = [*("-".join(pair) for pair in module.PAIRS), *module.YARDSTICKS]
+    pairs = {name: {**row, "iou": round(0.9 - i / 10, 2)} for i, name in enumerate(names)}
+    return {"model": NAME, "domain": HELEN, "faces": 100, "missed": 1, "pairs": pairs}
+
+
+def ablation_mos(script):
+    module = script("ablate_mos")
+    figures = {key: {"values": [0.9, 0.91], "mean": 0.905} for key in module.COMPARED}
+    figures["ap50"] |= {"difference": 0.004, "beyond_spread": False}
+    row = {
+        "label": "+ multi-task head",
+        "in_table": True,
+        "cut_short": False,
+        "seconds": [600, 660],
+        "figures": figures,
+    }
+    row["paper"] = {"easy": 90.11, "medium": 89.31, "hard": 81.64, "mae": 6.49}
+    common = {"start": "some_start", "epochs": 6, "minutes": 30, "seeds": [1, 2], "pose_loss": None}
+    return {"model": NAME, "domains": {"detection": DOMAIN, "pose": HELEN}, "rows": [row], **common}
+
+
 @pytest.fixture
 def project(tmp_path):
     """A project with results and empty tables."""
@@ -190,6 +233,31 @@ def test_pose_stands_beside_what_knowing_nothing_gives(script, project):
         assert "from 68 points" not in text
     other = (project / "model_zoo" / f"{LANDMARK_NAME}.md").read_text()
     assert "Head pose" not in other
+
+
+def test_results_of_mos_that_lie_beside_others_have_tables_of_their_own(script, project):
+    results = project / "benchmarks" / "results"
+    (results / "latency" / f"pose_{NAME}.json").write_text(json.dumps(pose_time()))
+    (results / "pose" / f"attention_{NAME}.json").write_text(json.dumps(attention(script)))
+    (results / "ablation" / "mos.json").write_text(json.dumps(ablation_mos(script)))
+    names = ("pose_time", "attention", "ablation_mos", "ablation", "pose", "speed")
+    path = project / "benchmarks" / "README.md"
+    path.write_text("\n".join(f"# {r}\n<!-- begin:{r} -->\n<!-- end:{r} -->" for r in names))
+    script("make_tables").main(["--root", str(project)])
+    _, *parts = re.split(r"^# ", path.read_text(), flags=re.MULTILINE)
+    text = {part.partition("\n")[0]: part for part in parts}
+    assert "| MXNet | 1 | 5 | 60.5 | 40.2 | 90.0 | 1.50 | 0.67 |" in text["pose_time"]
+    assert "| artefact | 2 | 5 | - | 9.0 | - | - | - |" in text["pose_time"]
+    assert "10.8 over 7.2 ms, 1.50 (MOS-S, RTX 2060)" in text["pose_time"]
+    assert "Left out: artefact: MOS: gives no pose." in text["pose_time"]
+    assert "| class and pose | .90 | .60 to .80 | .90 | .85 to .95 |" in text["attention"]
+    assert "| class and an untrained pose | .10 |" in text["attention"]
+    assert "| + multi-task head | 90.50 (90.00, 91.00); +0.40, within the spread |" in text["ablation_mos"]
+    assert "10.5 | 90.11 / 89.31 / 81.64 | 6.49 |" in text["ablation_mos"]
+    assert "tricks: none" in text["ablation"] and "multi-task" not in text["ablation"]
+    assert "attention" not in text["pose"] and "fit to 5 points" not in text["speed"]
+    card = (project / "model_zoo" / f"{NAME}.md").read_text()
+    assert "| class and pose | .90 |" in card and "| MXNet | 1 | 5 | 60.5 |" in card
 
 
 def test_a_detector_without_pose_has_rows_from_its_points_and_no_metric(script, project):

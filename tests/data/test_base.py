@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gluonface.data.base import FaceLabels, FaceSample, concat_labels
+from gluonface.data.base import FaceLabels, FaceSample, concat_labels, label_points_only
 from gluonface.errors import InputError
 
 
@@ -62,3 +62,22 @@ def test_face_size_is_the_root_of_the_area():
 def test_a_sample_is_named_by_its_path_unless_the_file_names_it():
     assert FaceSample("a/b.jpg", (2, 3), FaceLabels.empty()).name == "a/b.jpg"
     assert FaceSample("x/a/b.jpg", (2, 3), FaceLabels.empty(), name="b.jpg").name == "b.jpg"
+
+
+def test_a_photo_labelled_in_part_becomes_points_only_faces_in_an_ignore_region():
+    before = two_faces().with_(pose=np.array([[1, 2, 3], [np.nan] * 3]))
+    sample = FaceSample("a.jpg", (40, 60), before, source="ytf", name="a")
+    marked = label_points_only(sample)
+    assert (marked.image_path, marked.size_hw, marked.source, marked.name) == ("a.jpg", (40, 60), "ytf", "a")
+    assert marked.faces.boxes.tolist() == [*before.boxes.tolist(), [0, 0, 60, 40]]
+    assert marked.faces.ignore.tolist() == [False, True, True]
+    assert marked.faces.points_only.tolist() == [True, False, False]
+    assert marked.faces.pose[0].tolist() == [1, 2, 3] and marked.faces.attributes[0] == {"mask": "with"}
+    assert not before.points_only.any() and len(sample.faces) == 2
+
+
+def test_which_faces_are_points_only_stays_with_them():
+    labels = FaceLabels(boxes=np.zeros((3, 4)), points_only=[True, False, True])
+    assert labels[[2, 1]].points_only.tolist() == [True, False]
+    assert concat_labels([labels, two_faces()]).points_only.tolist() == [True, False, True, False, False]
+    assert FaceLabels.empty().points_only.shape == (0,)

@@ -16,7 +16,7 @@ ENCODE = AnchorTargets((64, 64)).encode_labels
 
 
 class Numbers:
-    """Items that say which they are."""
+    """Items that say which they are, and whether they were stitched."""
 
     def __init__(self, count: int):
         self.count = count
@@ -24,8 +24,8 @@ class Numbers:
     def __len__(self):
         return self.count
 
-    def sample(self, item, epoch):
-        return np.full((2, 2, 3), item, np.uint8), (item, epoch)
+    def sample(self, item, epoch, stitched=False):
+        return np.full((2, 2, 3), item % 256, np.uint8), (item, epoch, int(stitched))
 
 
 def identity(labels):
@@ -110,6 +110,110 @@ def test_arrays_that_do_not_stack_are_reported():
     loader = numbered(4, 2, encode=lambda labels: (np.zeros(labels[0]),))
     with pytest.raises(DataError, match="do not make a batch: .*encode must give arrays of the same shapes"):
         next(loader.epoch(0))
+
+
+# Extra items and stitched batches
+
+WORKERS = pytest.mark.parametrize(
+    "workers",
+    [
+        {},
+        {"num_workers": 1, "worker_kind": "thread"},
+        {"num_workers": 3, "worker_kind": "thread"},
+        {"num_workers": 2, "worker_kind": "process", "prefetch": 1},
+    ],
+    ids=["none", "one thread", "three threads", "two processes"],
+)
+
+
+def targets_of(loader, epoch=0, **changes) -> list[np.ndarray]:
+    return [targets for _, targets in loader.epoch(epoch, **changes)]
+
+
+def test_extra_items_occur_beside_those_of_every_epoch():
+    loader = numbered(10, 2)
+    extra = [10, 17, 12, 17]
+    batches = items_of(loader, 1, extra_items=extra)
+    assert sorted(flat(batches)) == sorted([*range(10), *extra]) and len(batches) == 7
+    assert flat(batches)[-4:] != extra  # they are spread over the epoch
+    assert len(loader.epoch(1, extra_items=extra)) == 7 and len(loader.epoch(1)) == len(loader) == 5
+    assert items_of(loader, 1, extra_items=extra) == batches
+    assert loader.order(1, extra).tolist() == flat(batches)
+    assert items_of(loader, 1) == items_of(numbered(10, 2), 1)
+    assert flat(items_of(numbered(4, 2, shuffle=False), extra_items=[6, 5])) == [0, 1, 2, 3, 6, 5]
+
+
+def test_of_an_epoch_with_extra_items_too_the_last_are_left_out_or_make_a_smaller_batch():
+    loader = numbered(10, 4)
+    assert [len(b) for b in items_of(loader, extra_items=[10])] == [4, 4]
+    assert [len(b) for b in items_of(loader, extra_items=[10, 11])] == [4, 4, 4]
+    kept = numbered(10, 4, drop_last=False)
+    assert [len(b) for b in items_of(kept, extra_items=[10])] == [4, 4, 3]
+    assert [len(b) for b in items_of(kept, extra_items=[10], start_batch=2)] == [3]
+    assert len(kept.epoch(0, 2, extra_items=[10])) == 1
+
+
+def test_all_parts_get_as_many_batches_of_an_epoch_with_extra_items():
+    extra = [30, 31, 32]
+    whole = items_of(numbered(25, 6), extra_items=extra)
+    parts = [items_of(numbered(25, 2, part_index=index, num_parts=3), extra_items=extra) for index in range(3)]
+    assert [len(part) for part in parts] == [4, 4, 4]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert sorted(batch) == sorted(flat(shares))
+
+
+@WORKERS
+@pytest.mark.parametrize("decision", [True, False])
+def test_a_constant_decision_gives_the_same_batches_whatever_the_workers(workers, decision, no_children_left):
+    expected = targets_of(numbered(12, 3), 1, extra_items=[20, 21, 22])
+    with numbered(12, 3, **workers) as loader:
+        batches = targets_of(loader, 1, extra_items=[20, 21, 22], stitch=lambda: decision)
+    assert len(batches) == len(expected) == 5
+    for batch, other in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(batch[:, :2], other[:, :2])
+        assert (batch[:, 2] == decision).all() and not other[:, 2].any()
+
+
+@WORKERS
+def test_stitch_is_asked_once_a_batch_as_it_begins_to_be_made(workers, no_children_left):
+    ahead = workers.get("num_workers", 0) * workers.get("prefetch", 2)
+    asked, got = [], []
+
+    def stitch():
+        asked.append(len(got))  # how many batches had come out by then
+        return len(asked) % 3 == 0
+
+    with numbered(24, 2, **workers) as loader:
+        for _, targets in loader.epoch(0, stitch=stitch):
+            got.append(targets)
+    assert len(asked) == 12
+    # Batch k is begun when at most `ahead` batches (and the one that is waited for) are in the making.
+    assert all(0 <= k - came <= ahead for k, came in enumerate(asked))
+    assert max(k - came for k, came in enumerate(asked)) >= ahead - 1
+    assert [bool(batch[0, 2]) for batch in got] == [k % 3 == 2 for k in range(12)]
+    assert all(len(set(batch[:, 2])) == 1 for batch in got)
+
+
+@WORKERS
+def test_stitched_batches_of_photos_are_mosaics_whatever_the_workers(samples, workers, no_children_left):
+    def batches(**options):
+        with BatchLoader(samples, 2, encode=ENCODE, **options) as loader:
+            return list(loader.epoch(2, extra_items=[samples.extra_item(3, 0)], stitch=lambda: True))
+
+    for batch, other in zip(batches(**workers), batches(), strict=True):
+        for array, twin in zip(batch, other, strict=True):
+            np.testing.assert_array_equal(array, twin)
+
+
+def test_samples_that_cannot_be_stitched_need_not_know_the_word():
+    class Plain(Numbers):
+        def sample(self, item, epoch):
+            return super().sample(item, epoch)
+
+    loader = BatchLoader(Plain(6), 2, encode=identity)
+    assert len(list(loader.epoch(0))) == len(list(loader.epoch(0, stitch=lambda: False))) == 3
+    with pytest.raises(DataError, match="unexpected keyword argument 'stitched'"):
+        next(loader.epoch(0, stitch=lambda: True))
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -45,3 +45,36 @@ def photo(rng):
         return image
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lively():
+    """A function that builds a detector of the zoo, by name, size of the input and options, with random weights whose
+    predictions differ from anchor to anchor, as those of a trained one do.
+    """
+    import numpy as np
+
+    import gluonface
+    from gluonface._compat import mx
+
+    def build(name: str, size_hw: tuple[int, int], **options):
+        net, rng = gluonface.get_model(name, **options), np.random.default_rng(0)
+        net.initialize(mx.init.Zero())
+        image = mx.nd.array(rng.normal(0, 1, (1, 3, *size_hw)))
+        net.network(image)
+        for key, parameter in net.collect_params().items():
+            value = rng.normal(0, 0.1, parameter.shape)
+            if key.endswith("weight"):
+                fan_in = max(1, np.prod(parameter.shape[1:]))
+                # Offsets of deformable convolutions are of a cell or so.
+                value = rng.normal(0, np.sqrt((0.2 if "offset" in key else 2) / fan_in), parameter.shape)
+            elif key.endswith(("gamma", "running_var")):
+                value = 1 + value
+            parameter.set_data(mx.nd.array(value))
+        parts = (net.network.cls_head, net.network.box_head, net.network.landmark_head)
+        for part, found, spread in zip(parts, net.network(image), (3, 0.3, 0.5)):
+            for conv in part.convs:
+                conv.weight.set_data(conv.weight.data() * (spread / found.asnumpy().std()))
+        return net
+
+    return build

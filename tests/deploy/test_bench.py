@@ -245,6 +245,13 @@ def test_they_agree_within_half_a_pixel_a_thousandth_and_at_the_threshold(other,
     assert benching.compare_faces([other], [faces()]).agrees(0.5) is agrees
 
 
+def test_their_poses_agree_within_a_tenth_of_a_degree():
+    one, turned, more = (faces().with_(pose=np.float32([[1, 2, 3], [4, angle, 6]])) for angle in (5, 5.05, 5.2))
+    assert benching.compare_faces([one], [turned]).pose == pytest.approx(0.05, abs=1e-5)
+    assert benching.compare_faces([one], [turned]).agrees(0.5)
+    assert not benching.compare_faces([more], [one]).agrees(0.5)
+
+
 def test_faces_of_one_side_are_told_with_photo_score_and_side():
     none = Faces.empty((100, 100))
     difference = benching.compare_faces([faces(), none], [none, faces()])
@@ -255,6 +262,8 @@ def test_faces_of_one_side_are_told_with_photo_score_and_side():
         benching.compare_faces([none], [none, none])
     with pytest.raises(InputError, match="photo 0: expected landmarks5 on both sides"):
         benching.compare_faces([faces()], [faces().with_(landmarks5=None)])
+    with pytest.raises(InputError, match="photo 0: expected pose on both sides"):
+        benching.compare_faces([faces()], [faces().with_(pose=np.zeros((2, 3)))])
 
 
 # On another device

@@ -118,6 +118,27 @@ def test_a_depthwise_convolution_is_that_of_mxnet(channels, stride):
     assert np.abs(first(run(scheduled(module), last(x))) - expected).max() < 1e-4
 
 
+def test_a_depthwise_convolution_of_one_place_is_a_product_that_joins_its_neighbours():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(2, 12, 5, 7)).astype(np.float32)
+    weight, bias = rng.normal(size=(12, 1, 1, 1)).astype(np.float32), rng.normal(size=12).astype(np.float32)
+
+    def emit(e, v):
+        mixed = convolution.depthwise(e, v, weight, bias, stride=(1, 1), pad=(0, 0))
+        halves = [relax.op.strided_slice(mixed, [3], [begin], [begin + 6]) for begin in (0, 6)]
+        return e.call(relax.op.add(*map(e.call, halves)))
+
+    module = module_of(emit, last(x).shape)
+    (function,) = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
+    assert schedules.tile_of(function) is None
+    expected = x * weight[:, 0] + bias[:, None, None]
+    assert np.abs(first(run(module, last(x))) - (expected[:, :6] + expected[:, 6:])).max() < 1e-5
+    strided = module_of(
+        lambda e, v: convolution.depthwise(e, v, weight, None, stride=(2, 2), pad=(0, 0)), last(x).shape
+    )
+    assert np.abs(first(run(scheduled(strided), last(x))) - (x * weight[:, 0])[:, :, ::2, ::2]).max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("kernel_side", "stride", "pad", "adj"), [(4, 2, 1, 0), (3, 2, 1, 1), (2, 2, 0, 0), (5, 3, 2, 0), (3, 1, 1, 0)]
 )
@@ -135,10 +156,19 @@ def test_a_deconvolution_by_phase_is_that_of_mxnet(kernel_side, stride, pad, adj
     assert np.abs(first(run(module, last(x))) - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["convolution", "depthwise", "deconvolution", "winograd"])
+@pytest.mark.parametrize("kind", ["convolution", "depthwise", "deconvolution", "winograd", "columns"])
 def test_every_schedule_gives_the_same_numbers(kind):
     rng = np.random.default_rng(4)
     x = rng.normal(size=(2, 12 if kind == "winograd" else 4, 16 if kind == "winograd" else 8, 32)).astype(np.float32)
+
+    def turned(data):
+        """Every place with the one at the other end of its row."""
+        shape = (*x.shape[:3], 64)
+        return convolution.te.compute(
+            shape,
+            lambda n, i, j, c: tvm.tirx.if_then_else(c < 32, data[n, i, j, c % 32], data[n, i, 7 - j, c % 32]),
+            name="columns",
+        )
 
     def emit(e, v):
         bias = np.arange(32) / 32
@@ -148,6 +178,9 @@ def test_every_schedule_gives_the_same_numbers(kind):
         elif kind in ("convolution", "winograd"):
             weight = np.random.default_rng(5).normal(size=(32, 32, 3, 3))
             result = convolution.convolution(e, v, weight, bias, stride=(1, 1), pad=(1, 1))
+        elif kind == "columns":
+            weight = np.random.default_rng(5).normal(size=(32, 64))
+            result = convolution.of_columns(e, turned, [v], x.shape[:3], weight)
         else:
             weight = np.random.default_rng(5).normal(size=(32, 32, 4, 4))
             return convolution.deconvolution(e, v, weight, bias, stride=(2, 2), pad=(1, 1), out_hw=(8, 16))
@@ -156,7 +189,8 @@ def test_every_schedule_gives_the_same_numbers(kind):
 
     module = module_of(emit, x.shape)
     tile = schedules.tile_of(kernel(module))
-    assert tile.kind == kind
+    assert tile.kind == ("convolution" if kind == "columns" else kind)
+    assert kind != "columns" or tile.padded
     expected = run(module, x)
     tried = schedules.candidates(tile, 8, 16)
     assert {knobs.order for knobs in tried} == ({"row", "tile"} if kind == "winograd" else {"row", "block", "tile"})

@@ -249,6 +249,17 @@ def test_the_detector_alone_and_options(detect, toys, photo, tmp_path):
     assert line["faces"] == []
 
 
+def test_the_pose_is_printed_where_the_net_gives_it(toy, detect, photo, tmp_path):
+    toy.write(tmp_path / "posed", "detection", [(1, (96, 128))], pose=True)
+    image = photo(97, 128)
+    file = write_ppm(tmp_path / "a.ppm", image)
+    (line,) = lines(detect, tmp_path / "posed", file)
+    expected = runtime.load(tmp_path / "posed")(image).to_dict(str(file), "toy_detection")
+    assert len(expected["faces"]) == 2
+    for ours, theirs in zip(line["faces"], expected["faces"], strict=True):
+        assert set(ours) == set(theirs) and ours["pose"] == theirs["pose"]
+
+
 def test_a_net_with_large_batches_only_takes_few_and_many_faces(toy, detect, toys, photo, tmp_path):
     for batch in (2, 5):
         toy.write(tmp_path / f"{batch}", "landmarks", [(batch, (64, 64))])

@@ -11,6 +11,7 @@ from gluonface.deploy import heads  # noqa: E402
 from gluonface.deploy.relax import Emitter, relax  # noqa: E402
 from gluonface.facts import ModelFacts  # noqa: E402
 from gluonface.model_zoo.detector import FaceDetector  # noqa: E402
+from gluonface.nn.heads import PoseHead  # noqa: E402
 from gluonface.nn.heatmap import SoftArgmax  # noqa: E402
 
 LLVM = tvm.target.Target({"kind": "llvm"})
@@ -32,9 +33,11 @@ def run(emit, *arrays):
 class Given(mx.gluon.HybridBlock):
     """A network that gives what it was given, whatever the picture."""
 
-    def __init__(self, predictions):
+    def __init__(self, predictions, pose_head=None):
         super().__init__()
         self.predictions = [mx.nd.array(p) for p in predictions]
+        if pose_head is not None:
+            self.pose_head = pose_head
 
     def hybrid_forward(self, F, x):
         return self.predictions
@@ -50,6 +53,19 @@ def predictions(rng, batch, spread):
     ]
 
 
+def posed(rng, batch, channels=12):
+    """Vectors of the cells, a pose head for them with random weights, and this head inside of an artefact."""
+    cells = rng.normal(0, 1, (batch, LIGHT_ANCHORS.count(HW) // LIGHT_ANCHORS.per_cell, channels)).astype(np.float32)
+    head = PoseHead(LIGHT_ANCHORS, channels)
+    head.initialize()
+    dense = head.dense
+    for parameter in (dense.weight, dense.bias):
+        parameter.set_data(mx.nd.array(rng.normal(0, 0.5, parameter.shape)))
+    weight, bias = dense.weight.data().asnumpy(), dense.bias.data().asnumpy()
+    return cells, head, lambda value: heads.Pose(value, weight, bias, head.sides, head.per_cell)
+
+
+@pytest.mark.parametrize("with_pose", [False, True], ids=["no pose", "pose"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -62,22 +78,32 @@ def predictions(rng, batch, spread):
     ],
     ids=lambda settings: " ".join(settings) or "defaults",
 )
-def test_detections_are_those_of_the_net(settings):
-    given = predictions(np.random.default_rng(len(settings)), 2, 2.0)
+def test_detections_are_those_of_the_net(settings, with_pose):
+    rng = np.random.default_rng(len(settings))
+    given, head = predictions(rng, 2, 2.0), None
+    if with_pose:
+        cells, head, inside = posed(rng, 2)
+        given.append(cells)
     facts = ModelFacts("made up", "retinaface", "none", "none", params=0, gf=0.0)
-    net = FaceDetector(Given(given), LIGHT_ANCHORS, facts, **settings)
-    ids, scores, boxes, points = (a.asnumpy() for a in net(mx.nd.zeros((2, 3, *HW))))
+    net = FaceDetector(Given(given, head), LIGHT_ANCHORS, facts, **settings)
+    ids, scores, boxes, points, *pose = (a.asnumpy() for a in net(mx.nd.zeros((2, 3, *HW))))
     asked = {"nms_thresh": net.nms_thresh, "nms_topk": net.nms_topk, "post_nms": net.post_nms}
-    found = run(
-        lambda e, *p: heads.detections(e, *p, anchors_for(HW, LIGHT_ANCHORS), score_thresh=net.score_thresh, **asked),
-        *given,
-    )
+
+    def emit(e, cls, box, landmark, *cells):
+        options = {"pose": inside(*cells)} if cells else {}
+        anchors = anchors_for(HW, LIGHT_ANCHORS)
+        return heads.detections(e, cls, box, landmark, anchors, score_thresh=net.score_thresh, **asked, **options)
+
+    found = run(emit, *given)
     valid = ids[..., 0] >= 0
     assert found[0].shape == scores.shape[:2] and ((found[0] >= 0) == valid).all()
     assert np.abs(found[0] - scores[..., 0])[valid].max(initial=0) < 1e-6
     assert np.abs(found[1] - boxes)[valid].max(initial=0) < 1e-4
     assert np.abs(found[2] - points)[valid].max(initial=0) < 1e-4
     assert (found[1][~valid] == -1).all() and (found[2][~valid] == -1).all()
+    assert len(found) == 3 + with_pose
+    if with_pose:
+        assert np.abs(found[3] - pose[0])[valid].max(initial=0) < 1e-3 and (found[3][~valid] == -1).all()
     if settings.get("score_thresh") != 0.9999:
         assert valid.any()
 

@@ -946,7 +946,9 @@ def test_raw_predictions_of_a_trained_net_are_the_same(tmp_path, name):
     expected = net.network(mx.nd.array(data))
     expected = expected if isinstance(expected, (list, tuple)) else [expected]
     model = onnx.load(path)
-    names = {"detection": ["cls_preds", "box_preds", "landmark_preds"], "landmarks": ["heatmaps"]}[net.facts.task]
+    names = ["heatmaps"]
+    if net.facts.task == "detection":
+        names = ["cls_preds", "box_preds", "landmark_preds", *(["pose_cells"] if len(expected) == 4 else [])]
     assert [output.name for output in model.graph.output] == names
     for found, array in zip(run_onnx(model, {"data": data}), expected):
         np.testing.assert_allclose(found, array.asnumpy(), rtol=0, atol=1e-4)
@@ -968,7 +970,7 @@ def test_detections_and_points_of_a_trained_net_are_the_same(tmp_path, name):
         np.testing.assert_allclose(found["scores"], expected[1], rtol=0, atol=1e-4)
         return
     ids, scores, bboxes, landmarks = (found[name] for name in ("ids", "scores", "bboxes", "landmarks"))
-    assert [a.shape for a in (ids, scores, bboxes, landmarks)] == [a.shape for a in expected]
+    assert [a.shape for a in found.values()] == [a.shape for a in expected]
     # Rows of nearly equal score may change places, and one more or less may pass the threshold.
     seen = expected[1][..., 0] > 0.1
     assert seen.any(axis=1).all() and (expected[1][:, 0] > 0.9).all()
@@ -976,7 +978,27 @@ def test_detections_and_points_of_a_trained_net_are_the_same(tmp_path, name):
     np.testing.assert_allclose(scores[seen], expected[1][seen], rtol=0, atol=1e-4)
     np.testing.assert_allclose(bboxes[seen], expected[2][seen], rtol=0, atol=0.05)
     np.testing.assert_allclose(landmarks[seen], expected[3][seen], rtol=0, atol=0.05)
+    if len(expected) == 5:
+        np.testing.assert_allclose(found["pose"][seen], expected[4][seen], rtol=0, atol=0.05)
     assert (ids[seen] == 0).all() and (bboxes[:, -1] == -1).all()
+
+
+@pytest.mark.parametrize("options", [{"head": "stitch"}, {"head": "shared"}, {"deformable": True}], ids=str)
+def test_a_net_with_pose_is_the_same_raw_and_whole(tmp_path, lively, options):
+    net = lively("mos_mobilenet0.25_fc26", (64, 96), **options)
+    data = np.random.default_rng(1).normal(size=(2, 3, 64, 96)).astype(np.float32)
+    names = {
+        False: ["cls_preds", "box_preds", "landmark_preds", "pose_cells"],
+        True: ["ids", "scores", "bboxes", "landmarks", "pose"],
+    }
+    for whole in (False, True):
+        path = export_onnx(net, tmp_path / "net.onnx", size=(64, 96), batch=2, whole=whole)
+        model = onnx.load(path)
+        assert [output.name for output in model.graph.output] == names[whole]
+        expected = [array.asnumpy() for array in (net if whole else net.network)(mx.nd.array(data))]
+        assert not whole or (expected[0] >= 0).sum() > 20
+        for found, array in zip(run_onnx(model, {"data": data}), expected, strict=True):
+            np.testing.assert_allclose(found, array, rtol=0, atol=1e-3)
 
 
 def test_a_file_says_what_it_is(tmp_path):

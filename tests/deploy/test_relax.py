@@ -114,6 +114,7 @@ def graph_of(symbol, net):
     graph = read_symbol(symbol, net.params, {name: array.shape for name, array in net.inputs.items()})
     graph.fold_batch_norms()
     graph.find_pixel_shuffles()
+    graph.find_channel_shuffles()
     return graph
 
 
@@ -643,6 +644,13 @@ def _(net):
     y = x.reshape((0, -4, -1, f * g, 0, 0)).reshape((0, 0, -4, f, g, 0, 0)).transpose((0, 1, 4, 2, 5, 3))
     z = x.reshape((0, -4, f, -1, 0, 0)).reshape((0, 0, -4, g, -1, 0, 0)).transpose((0, 3, 4, 1, 5, 2))
     return S.Group([y.reshape((0, 0, -3, -3)), z.reshape((0, 0, -3, -3))])
+
+
+@case("_channel_shuffle", seeds=2)
+def _(net):
+    x, shape = net.map(channels=3)
+    stack = S.stack(x, x * 2, net.input(*shape), axis=2)
+    return S.Group([stack.reshape((0, -3, 0, 0)), stack.reshape((0, -1, *shape[2:]))])
 
 
 @case("depth_to_space", "space_to_depth", seeds=2)

@@ -383,6 +383,18 @@ def test_other_chains_stay(splits, axes, end):
     assert found == [] and "transpose" in graph.operators()
 
 
+@pytest.mark.parametrize(
+    ("axis", "end", "found"),
+    [(2, (0, -3, 0, 0), True), (1, (0, -3, 0, 0), False), (2, (0, 0, -3, 0), False), (2, (2, 3, 4, 15), False)],
+)
+def test_channels_that_are_taken_from_maps_in_turn_become_one_node(axis, end, found):
+    x = S.var("data")
+    graph = read_symbol(S.reshape(S.stack(x, S.sqrt(x), axis=axis), end), {}, {"data": (2, 6, 3, 5)})
+    graph.find_channel_shuffles()
+    assert ("_channel_shuffle" in graph.operators()) is found
+    assert ("stack" in graph.operators()) is not found
+
+
 def test_what_is_within_a_pixel_shuffle_and_used_elsewhere_stays_as_well():
     middle = S.transpose(S.reshape(S.var("data"), (2, 3, 2, 2, 3, 5)), (0, 1, 4, 2, 5, 3))
     graph, found = shuffles(S.Group([S.reshape(middle, (0, 0, -3, -3)), S.relu(middle)]))

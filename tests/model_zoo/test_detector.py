@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
-from gluonface.decode import LIGHT_ANCHORS, anchors_for, decode_boxes, decode_points
+from gluonface.decode import LIGHT_ANCHORS, anchors_for, decode_boxes, decode_points, decode_pose
 from gluonface.errors import WeightsError
 from gluonface.geometry import nms
 from gluonface.model_zoo import ModelFacts
 from gluonface.model_zoo.detector import FaceDetector
+from gluonface.nn.heads import PoseHead
 
 FACTS = ModelFacts("test", "test", "none", "none", params=0, gf=0)
 
@@ -22,6 +23,19 @@ class Fixed(mx.gluon.nn.HybridBlock):
 
     def hybrid_forward(self, F, x, c, b, l):
         return c, b, l
+
+
+class FixedWithPose(Fixed):
+    """The same, with a pose head that is worked out for cells it was given."""
+
+    def __init__(self, cells, *preds):
+        super().__init__(*preds)
+        with self.name_scope():
+            self.cells = self.params.get_constant("cells", mx.nd.array(cells))
+            self.pose_head = PoseHead(LIGHT_ANCHORS, cells.shape[-1])
+
+    def hybrid_forward(self, F, x, c, b, l, cells):
+        return c, b, l, cells
 
 
 def made(cls, box, landmark, **options):
@@ -75,6 +89,59 @@ def test_outputs_have_the_hosts_form_and_plot_with_its_tools(preds):
         np.zeros((64, 64, 3), np.uint8), boxes[0], scores[0], ids[0], class_names=net.classes, thresh=0.5
     )
     assert len(axes.patches) == (scores[0].asnumpy() >= 0.5).sum() > 0
+
+
+CELLS = 6
+
+
+def with_pose(preds, **options):
+    """A detector with pose, and the pose (B, N, 3) of all its anchors in NumPy."""
+    rng = np.random.default_rng(1)
+    count = preds[0].shape[1]
+    cells = rng.normal(0, 1, (2, count // 2, CELLS)).astype(np.float32)
+    net = FaceDetector(FixedWithPose(cells, *preds), LIGHT_ANCHORS, FACTS, **options)
+    net.initialize(mx.init.Normal(1))
+    weight = net.network.pose_head.dense.weight.data().asnumpy().reshape(6, 198, CELLS)
+    anchors = anchors_for((64, 64))
+    kind = np.log2((anchors[:, 2] - anchors[:, 0]) / 16).round().astype(int)
+    logits = np.einsum("nwc,bnc->bnw", weight[kind], np.repeat(cells, 2, axis=1))
+    return net, decode_pose(logits)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_pose_of_a_row_is_that_of_its_own_anchor(preds, hybrid):
+    net, poses = with_pose(preds, nms_thresh=0.4, nms_topk=-1, post_nms=-1, score_thresh=0.3)
+    if hybrid:
+        net.hybridize()
+    ids, scores, boxes, landmarks, pose = (o.asnumpy() for o in net(X))
+    assert pose.shape == (2, poses.shape[1], 3)
+    for i in range(2):
+        probability = np.exp(preds[0][i, :, 1]) / np.exp(preds[0][i]).sum(axis=1)
+        chosen = np.flatnonzero(probability > 0.3)
+        chosen = chosen[nms(decode_boxes(preds[1][i], anchors_for((64, 64)))[chosen], probability[chosen], 0.4)]
+        assert len(chosen) > 5 and (np.diff(chosen) < 0).any()
+        np.testing.assert_allclose(pose[i, : len(chosen)], poses[i, chosen], atol=1e-2)
+        assert (pose[i, len(chosen) :] == -1).all() and (ids[i, len(chosen) :] == -1).all()
+    plain = [o.asnumpy() for o in made(*preds, nms_thresh=0.4, nms_topk=-1, post_nms=-1, score_thresh=0.3)(X)]
+    for found, wanted in zip((ids, scores, boxes, landmarks), plain, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_where_there_is_no_face_there_is_no_pose(preds):
+    net, _ = with_pose(preds, score_thresh=1.0, post_nms=4)
+    outputs = [o.asnumpy() for o in net(X)]
+    assert [o.shape for o in outputs] == [(2, 4, 1), (2, 4, 1), (2, 4, 4), (2, 4, 10), (2, 4, 3)]
+    assert all((o == -1).all() for o in outputs)
+
+
+def test_a_net_with_pose_exported_whole_gives_the_same_poses(preds, tmp_path):
+    net, _ = with_pose(preds, post_nms=10)
+    net.hybridize()
+    expected = [o.asnumpy() for o in net(X)]
+    net.export(str(tmp_path / "net"))
+    block = mx.gluon.SymbolBlock.imports(str(tmp_path / "net-symbol.json"), ["data"], str(tmp_path / "net-0000.params"))
+    for found, wanted in zip(block(X), expected, strict=True):
+        np.testing.assert_allclose(found.asnumpy(), wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_a_hybridised_net_follows_set_nms(preds):

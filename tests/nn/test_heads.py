@@ -113,8 +113,8 @@ def test_one_graph_serves_any_number_of_anchors_and_any_input(hybrid, rng):
 
 @pytest.mark.parametrize(
     "spec",
-    [AnchorSpec((8,), ((20, 25, 31.5),)), AnchorSpec((8, 16, 32), ((10,), (24,), (90,))), AnchorSpec((16,), ((40,),))],
-    ids=["three a cell", "one a cell", "one in all"],
+    [AnchorSpec((8,), ((20, 25, 31.5),)), AnchorSpec((8, 16, 32), ((10,), (24,), (90,)))],
+    ids=["three a cell", "one a cell"],
 )
 def test_any_spec_whose_sides_grow_is_served(spec, rng):
     head = pose_head(spec)

@@ -147,6 +147,47 @@ def test_a_mosaic_holds_smaller_faces_of_several_photos(dataset):
     assert many.sample(0, 0)[0].shape == (128, 128, 3)
 
 
+def test_an_extra_item_is_another_view_of_its_image_the_same_every_time(dataset):
+    samples, again = samples_of(dataset), samples_of(dataset)
+    assert [samples.extra_item(image, copy) for copy in (0, 1) for image in (0, 7)] == [8, 15, 16, 23]
+    for image in (0, 3, 5):
+        usual = list(samples.indices(1)).index(image)
+        items = [usual, samples.extra_item(image, 0), samples.extra_item(image, 1)]
+        views = [samples.sample(item, 1)[0] for item in items]
+        assert all((one != other).any() for one, other in ((views[0], views[1]), (views[1], views[2])))
+        for item, view in zip(items, views, strict=True):
+            np.testing.assert_array_equal(again.sample(item, 1)[0], view)
+            assert (again.sample(item, 2)[0] != view).any()
+            assert samples.describe(item, 1) == dataset.samples[image].image_path
+
+
+def test_extra_items_count_images_not_the_items_of_an_epoch(dataset):
+    samples = samples_of(dataset, source_weights={"a": 4, "b": 0.5, "none": 0})
+    assert len(samples) == 10
+    numbers = {samples.extra_item(image, copy) for image in range(8) for copy in range(2)}
+    assert len(numbers) == 16 and min(numbers) == 10
+    for image in range(8):  # also those that the weights leave out
+        assert samples.describe(samples.extra_item(image, 1), 4) == dataset.samples[image].image_path
+
+
+def test_a_stitched_item_is_for_certain_the_mosaic_of_smaller_faces_that_it_could_be_by_chance(dataset):
+    transform = RetinaFaceTrainTransform(size=96, photometric=None, face_prob=1.0, face_sizes=(40,), min_face=0)
+    samples = RetinaFaceSamples(dataset, transform, seed=1)
+    mosaics = RetinaFaceSamples(dataset, transform, seed=1, mosaic_prob=1.0)
+    for item in range(8):
+        image, labels = samples.sample(item, 0, stitched=True)
+        assert image.shape == (96, 96, 3)
+        np.testing.assert_array_equal(image, mosaics.sample(item, 0)[0])
+        np.testing.assert_array_equal(labels.boxes, mosaics.sample(item, 0)[1].boxes)
+        np.testing.assert_array_equal(image, samples.sample(item, 0, stitched=True)[0])
+        assert (image != samples.sample(item, 0)[0]).any()
+    sizes = [
+        np.concatenate([samples.sample(item, 0, stitched=stitched)[1].face_sizes for item in range(8)])
+        for stitched in (False, True)
+    ]
+    assert np.median(sizes[1]) < 0.75 * np.median(sizes[0])
+
+
 def test_a_test_photo_has_its_long_side_resized_and_is_padded_below(tmp_path):
     photo = np.zeros((50, 80, 3), np.uint8)
     photo[:, 40:] = (255, 128, 0)

@@ -1,0 +1,470 @@
+r"""The ablation of the MOS paper (Table 1) on data at hand, and what the pose loss does to the five points.
+
+    python benchmarks/ablate_mos.py --out runs/ablation_mos --det-val facedata/det_val.jsonl \
+        --pose-val facedata/lmk_val.jsonl --json benchmarks/results/ablation/mos.json --picture .../mos.png \
+        -- --train facedata/det_train.jsonl --train-points facedata/lmk_train.jsonl --points-sources ytf \
+           --cache bytes --worker-kind thread --data-shape 320 --batch-size 16 --optimizer adam --lr 1e-3 --wd 1e-5
+
+What follows the ``--`` goes to train/train_mos.py as it is, the same for all rows. Each row and seed is a run of that
+script: all start from the weights of one detector (--start), go over the photos --epochs times, and the learning rate
+falls along a cosine, since short runs have no time for steps. Rows add up, as in the paper: the hard-shared head with
+fixed weights 2:1:1:.25, + multi-task head, + uncertainty weights, + online feedback (stitching and mining), +
+deformable convolution. Outside of the table, the row with online feedback without the pose loss: the paper's motive is
+that the pose loss helps the points of faces that look aside. An epoch with online feedback has up to --hard-share more
+views, as in the paper.
+
+A run has --minutes at most. One that the time cuts short keeps the figures it got, is said to be cut short, and is not
+compared. Runs that were made are not made again, and what was stopped goes on where it was. Rows are made seed by seed,
+so that a table with fewer seeds is there early; --collect tabulates what is there.
+
+The last weights (their moving average, with --ema-decay) are measured: average precision on --det-val; on --pose-val
+the pose error of the faces found and of the labelled boxes, and the error of the five points on the labelled boxes, all
+and by |yaw| (the words are those of eval_detection.py and eval_pose.py). A row is compared with the one above it. A
+difference counts only where it is larger than twice its standard error over the seeds; with two seeds that is a coarse
+measure, and the table says "within the spread" otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ablation import beyond_spread, draw_rows, epochs_done, finished, in_words, train
+from common import (
+    describe_domain,
+    figure,
+    markdown_table,
+    new_figure,
+    provenance,
+    read_result,
+    rounded,
+    run,
+    save_figure,
+    write_result,
+)
+from detectors import LOW_SCORE, match_faces
+from eval_pose import Truth, gathered, on_boxes, photos, read_labelled
+
+from gluonface import FaceAnalyzer, get_model
+from gluonface.data import read_jsonl
+from gluonface.errors import DataError, GluonFaceError
+from gluonface.metrics import YAW_BINS, evaluate_detections
+from gluonface.model_zoo import list_models
+from gluonface.training.detection import load_start
+from gluonface.training.log import read_log
+
+SHARED, STITCH = "--head=shared", "--head=stitch"
+FIXED, NO_FEEDBACK = "--fixed-weights", ("--stitch-below=0", "--mine-every=0")
+#: Flags of train/train_mos.py that say what a run is.
+OWN_FLAGS = {
+    *("--model", "--head", "--deformable", "--fixed-weights", "--pose-weight", "--stitch-below", "--mine-every"),
+    *("--start", "--epochs", "--seed", "--resume", "--save-prefix", "--max-minutes"),
+}
+#: Figures of a run that are compared: key -> words, factor, decimals.
+COMPARED = {
+    "ap50": ("AP@0.5, %", 100, 2),
+    "mae": ("pose MAE, degrees", 1, 2),
+    "nme5": ("five points, % of the face's size", 100, 2),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    label : str
+    folder : str
+        Of its runs, before the seed.
+    flags : tuple of str
+        Of train/train_mos.py.
+    paper : tuple of float
+        Table 1: AP on WIDER FACE easy, medium, hard in percent, MAE on AFLW2000 in degrees; () outside of the table.
+    above : str
+        Label of the row that it is compared with; "" for the first.
+    """
+
+    label: str
+    folder: str
+    flags: tuple[str, ...]
+    paper: tuple[float, ...] = ()
+    above: str = ""
+
+    @property
+    def with_pose(self) -> bool:
+        """Whether its nets learn the pose."""
+        return "--pose-weight=0" not in self.flags
+
+    @property
+    def net_options(self) -> dict:
+        """Of the model."""
+        return {"head": "shared" if SHARED in self.flags else "stitch", "deformable": "--deformable" in self.flags}
+
+
+FEEDBACK = "+ online feedback"
+ROWS = (
+    Row("baseline", "baseline", (SHARED, FIXED, *NO_FEEDBACK), (89.32, 88.45, 80.20, 6.73)),
+    Row("+ multi-task head", "mth", (STITCH, FIXED, *NO_FEEDBACK), (90.11, 89.31, 81.64, 6.49), "baseline"),
+    Row("+ uncertainty weights", "uml", (STITCH, *NO_FEEDBACK), (91.18, 90.26, 83.01, 6.14), "+ multi-task head"),
+    Row(FEEDBACK, "feedback", (STITCH,), (92.41, 91.37, 85.24, 6.09), "+ uncertainty weights"),
+    Row("+ deformable convolution", "dcn", (STITCH, "--deformable"), (92.91, 91.61, 85.72, 5.97), FEEDBACK),
+    Row("online feedback, no pose loss", "nopose", (STITCH, "--pose-weight=0"), above=FEEDBACK),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    rows = [row for row in ROWS if not args.rows or row.folder in args.rows]
+    deadline = time.monotonic() + 60 * args.hours * 60 if args.hours else None
+    test = Test(args)
+    measured: dict[tuple[str, int], dict] = {}
+    failures = []
+    for seed in args.seeds:
+        for row in rows:
+            folder = args.out / f"{row.folder}-seed{seed}"
+            left = args.minutes - seconds_of(folder) / 60
+            if not finished(folder, args.epochs) and left > 0 and not args.collect:
+                if deadline and time.monotonic() > deadline:
+                    continue
+                print(f"{row.label}, seed {seed}: {folder}", flush=True)
+                try:
+                    train("train_mos.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={left:.2f}"])
+                except GluonFaceError as error:  # the other rows take hours, and do not depend on this one
+                    failures.append(f"{row.label}, seed {seed}: {error}")
+                    print(failures[-1], file=sys.stderr, flush=True)
+                    continue
+            if epochs_done(folder):
+                measured[row.label, seed] = test(row, folder)
+    if not measured:
+        raise DataError("; ".join(failures) or f"{args.out}: no run has ended an epoch yet")
+    result = {
+        "system": "mos",
+        "model": args.model,
+        "start": args.start,
+        "epochs": args.epochs,
+        "minutes": args.minutes,
+        "seeds": args.seeds,
+        "flags": [Path(word).name if Path(word).is_absolute() else word for word in args.flags],
+        "domains": test.domains,
+        "paper": "Liu et al. 2021, Table 1: WIDER FACE validation (several scales, flip), AFLW2000",
+        "rows": summarise(rows, args.seeds, measured, args.epochs),
+    }
+    result["pose_loss"] = pose_loss(rows, args.seeds, measured, args.epochs)
+    result = rounded({**result, **provenance(argv)})
+    print("\n\n".join(describe(result)))
+    if args.json:
+        write_result(args.json, result)
+    if args.picture:
+        plot(args.picture, result)
+    return 1 if failures else 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] -- FLAGS"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    parser.add_argument("--det-val", required=True, metavar="JSONL", help="photos for the average precision")
+    parser.add_argument("--pose-val", required=True, metavar="JSONL", help="photos for pose and five points")
+    parser.add_argument("--images", metavar="DIR", help="folder of both's photos (default: images/ beside each)")
+    parser.add_argument("--model", default="mos_mobilenet0.25_fc26", metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument(
+        "--start",
+        default="retinaface_mobilenet0.25_fc26",
+        metavar="MODEL",
+        help="detector of the same backbone whose weights all runs start from (default: %(default)s)",
+    )
+    parser.add_argument("--rows", nargs="+", choices=[row.folder for row in ROWS], help="only these")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
+    parser.add_argument("--epochs", type=int, default=6, metavar="N", help="of each run (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=30, metavar="M", help="time that a run has at most (default: %(default)g)"
+    )
+    parser.add_argument("--hours", type=float, default=0, help="start no new run after so many (default: no limit)")
+    parser.add_argument("--size", type=int, default=640, metavar="N", help="long side of the photos measured on")
+    parser.add_argument("--collect", action="store_true", help="train nothing: tabulate the runs that are there")
+    parser.add_argument("--json", metavar="OUT", help="write the result")
+    parser.add_argument("--picture", metavar="PNG", help="draw it")
+    words = list(sys.argv[1:] if argv is None else argv)
+    cut = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:cut])
+    args.flags = words[cut + 1 :]
+    own = sorted(OWN_FLAGS & {word.partition("=")[0] for word in args.flags})
+    if own:
+        parser.error(f"{', '.join(own)}: the rows say that, or a flag of this script before the --")
+    if not args.flags and not args.collect:
+        parser.error("give the data after --, as train/train_mos.py takes them")
+    if args.start not in list_models(pretrained=True):
+        # A file of weights fits one kind of head, and the rows have several.
+        parser.error(f"--start: {args.start!r} is no model with weights")
+    if args.epochs < 1 or not args.minutes > 0:
+        parser.error("--epochs is at least 1, --minutes above 0")
+    return args
+
+
+def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
+    """Of the training script; what the user passes on wins over the schedule, not over the row."""
+    return [
+        *("--lr-mode=cosine", "--warmup-epochs=.2", "--keep-checkpoints=1", f"--val-interval={args.epochs}"),
+        *args.flags,
+        *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
+        *row.flags,
+    ]
+
+
+def seconds_of(folder: Path) -> float:
+    """Seconds that a run's epochs took so far."""
+    log = folder / "log.jsonl"
+    return sum(r["seconds"] for r in read_log(log) if r["kind"] == "epoch") if log.is_file() else 0.0
+
+
+class Test:
+    """Figures of a run's last weights."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.crowd = read_jsonl(args.det_val, args.images)
+        self.posed = read_labelled(args.pose_val, args.images, None)
+        self.truth = Truth.of(self.posed)
+        faces = int(sum((~sample.faces.ignore).sum() for sample in self.crowd))
+        self.domains = {
+            "detection": describe_domain(
+                args.det_val, {s.source for s in self.crowd if s.source}, len(self.crowd), faces
+            ),
+            "pose": describe_domain(
+                args.pose_val, {s.source for s in self.posed if s.source}, len(self.posed), len(self.truth.pose)
+            ),
+        }
+
+    def __call__(self, row: Row, folder: Path) -> dict:
+        """Figures of the run in a folder, measured once and kept there."""
+        about = {"epochs": epochs_done(folder), "size": self.args.size, "domains": self.domains}
+        kept = folder / "test.json"
+        if kept.is_file():
+            result = read_result(kept)
+            if {key: result[key] for key in about} == about:
+                return result
+        net = get_model(self.args.model, **row.net_options)
+        load_start(net, self.args.start)  # mean and std are those that the run started from
+        net.load_parameters(str(folder / "last.params"))
+        net.hybridize()
+        result = rounded({**about, "seconds": seconds_of(folder), **self.figures(net, row.with_pose)})
+        write_result(kept, result)
+        return result
+
+    def figures(self, net, with_pose: bool) -> dict:
+        """All figures of a net; those of a pose that it has not learnt are None."""
+        size, truth = self.args.size, self.truth
+        analyzer = FaceAnalyzer(net, size=size, score_thresh=LOW_SCORE, batch_size=8)
+        found = evaluate_detections(
+            analyzer.stream(sample.image_path for sample in self.crowd), [sample.faces for sample in self.crowd]
+        )
+        analyzer = FaceAnalyzer(net, size=size, batch_size=8)
+        detections = list(analyzer.stream(photos(self.posed)))
+        matched = match_faces(self.posed, detections)
+        boxes, pose = (gathered("the net", self.posed, matched, detections, part) for part in ("boxes", "pose"))
+        end_to_end = truth.figures(pose if with_pose else None, np.isfinite(boxes).all(axis=1))
+        one_view = argparse.Namespace(scales=None, multi_scale=False, flip=False)
+        told = on_boxes("the net", analyzer, one_view, self.posed, truth)
+        points = told["points_by_yaw"]
+        return {
+            **{key: found[key] for key in ("ap50", "ap", "recall_at_1fppi")},
+            **{key: end_to_end[key] for key in ("mae", "yaw", "pitch", "roll", "faces", "missed")},
+            "mae_by_yaw": {name: end_to_end["by_yaw"][name]["mae"] if with_pose else None for name, *_ in YAW_BINS},
+            "mae_on_boxes": told["mae"] if with_pose else None,
+            "nme5": points["nme5"],
+            "nme5_missed": points["missed"],
+            "nme5_by_yaw": {name: points["by_yaw"][name]["nme5"] for name, *_ in YAW_BINS},
+            "faces_by_yaw": {name: points["by_yaw"][name]["faces"] for name, *_ in YAW_BINS},
+        }
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def runs_of(row: Row, seeds: Sequence[int], measured: dict) -> dict[int, dict]:
+    return {seed: measured[row.label, seed] for seed in seeds if (row.label, seed) in measured}
+
+
+def whole(found: dict[int, dict], epochs: int) -> bool:
+    """Whether no run was cut short."""
+    return all(one["epochs"] == epochs for one in found.values())
+
+
+def change(first: Sequence[float | None], second: Sequence[float | None]) -> dict:
+    """Keys ``difference`` of the means and ``beyond_spread``; none where a figure is missing."""
+    if not first or not second or None in first or None in second:
+        return {}
+    difference = float(np.mean(second) - np.mean(first))
+    return {"difference": difference, "beyond_spread": beyond_spread(first, second)}
+
+
+def summarise(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs: int) -> list[dict]:
+    """A dict a row: what each seed gave, its mean, and whether it differs from the row above by more than chance."""
+    result = []
+    for row in rows:
+        found = runs_of(row, seeds, measured)
+        if not found:
+            continue
+        above = next((r for r in rows if r.label == row.above), None)
+        before = runs_of(above, seeds, measured) if above else {}
+        comparable = whole(found, epochs) and whole(before, epochs)
+        figures = {}
+        for key in ("ap50", "ap", "recall_at_1fppi", "mae", "yaw", "pitch", "roll", "mae_on_boxes", "nme5", "missed"):
+            values = [one[key] for one in found.values()]
+            figures[key] = {"values": values, "mean": None if None in values else float(np.mean(values))}
+            if comparable:
+                figures[key] |= change([one[key] for one in before.values()], values)
+        result.append(
+            {
+                "label": row.label,
+                "flags": " ".join(row.flags),
+                "in_table": bool(row.paper),
+                "compared_with": row.above if before else "",
+                "seeds": list(found),
+                "epochs": [one["epochs"] for one in found.values()],
+                "cut_short": not whole(found, epochs),
+                "seconds": [one["seconds"] for one in found.values()],
+                "figures": figures,
+                "paper": dict(zip(("easy", "medium", "hard", "mae"), row.paper)),
+                **{
+                    key: {name: [one[key][name] for one in found.values()] for name, *_ in YAW_BINS}
+                    for key in ("mae_by_yaw", "nme5_by_yaw")
+                },
+            }
+        )
+    return result
+
+
+def pose_loss(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs: int) -> dict | None:
+    """Error of the five points with the pose loss and without, by |yaw|; None until both rows are there and whole."""
+    without = next((row for row in rows if not row.with_pose), None)
+    having = next((row for row in rows if without and row.label == without.above), None)
+    if having is None:
+        return None
+    one, other = (runs_of(row, seeds, measured) for row in (having, without))
+    if not one or not other or not whole(one, epochs) or not whole(other, epochs):
+        return None
+    bins = {}
+    for name in ("all", *(name for name, *_ in YAW_BINS)):
+        given, left = (
+            [found["nme5"] if name == "all" else found["nme5_by_yaw"][name] for found in each.values()]
+            for each in (one, other)
+        )
+        faces = next(iter(one.values()))["faces_by_yaw"]
+        bins[name] = {
+            "faces": sum(faces.values()) if name == "all" else faces[name],
+            "with": given,
+            "without": left,
+            **change(left, given),
+        }
+    return bins
+
+
+def describe(result: dict) -> list[str]:
+    """The result in Markdown: what was done, the table, the errors by |yaw|."""
+    seeds, parts = len(result["seeds"]), []
+    parts.append(
+        f"`{result['model']}`, every row from `{result['start']}`, {result['epochs']} "
+        f"epoch{'s' * (result['epochs'] > 1)}, {seeds} "
+        f"seed{'s' * (seeds > 1)}; AP on {result['domains']['detection']}; pose of the faces found and five points on "
+        f"the labelled boxes of {result['domains']['pose']}. Differences from the row above. The paper's columns are "
+        "its own figures (ShuffleNetV2, 200 epochs, WIDER FACE and AFLW2000), not comparable but in sign."
+    )
+    head = ["", *(words for words, *_ in COMPARED.values()), "minutes a run"]
+    rows = [[*head, "paper: AP easy / medium / hard", "paper: MAE"]]
+    rows += [_cells(r) for r in result["rows"] if r["in_table"]]
+    parts.append(markdown_table(rows))
+    outside = [r for r in result["rows"] if not r["in_table"]]
+    if outside:
+        parts.append("Outside of the paper's table:")
+        parts.append(markdown_table([head, *(_cells(r)[: len(head)] for r in outside)]))
+    cut = [r["label"] for r in result["rows"] if r["cut_short"]]
+    if cut:
+        parts.append(
+            f"Cut short by the {result['minutes']:g} minutes that a run has, and so not compared: {'; '.join(cut)}."
+        )
+    if result["pose_loss"]:
+        parts.append("Error of the five points on the labelled boxes, % of the face's size, by labelled |yaw|:")
+        parts.append(_pose_loss(result["pose_loss"]))
+    return parts
+
+
+def _each(values: Sequence[float | None], factor: float, digits: int) -> str:
+    return ", ".join("-" if value is None else f"{factor * value:.{digits}f}" for value in values)
+
+
+def _cells(r: dict) -> list[str]:
+    cells = [r["label"]]
+    for key, (_, factor, digits) in COMPARED.items():
+        one = r["figures"][key]
+        text = (
+            "-"
+            if one["mean"] is None
+            else f"{factor * one['mean']:.{digits}f} ({_each(one['values'], factor, digits)})"
+        )
+        if "difference" in one:
+            text += f"; {in_words(factor * one['difference'], one['beyond_spread'], digits)}"
+        cells.append(text)
+    cells.append(f"{np.mean(r['seconds']) / 60:.1f}")
+    paper = r["paper"]
+    if paper:
+        cells += [" / ".join(f"{paper[key]:.2f}" for key in ("easy", "medium", "hard")), figure(paper["mae"], 2)]
+    return cells
+
+
+def _pose_loss(bins: dict) -> str:
+    rows = [["\\|yaw\\|", "faces", "with pose loss", "without", "difference"]]
+    for name, row in bins.items():
+        words = in_words(100 * row["difference"], row["beyond_spread"]) if "difference" in row else "-"
+        rows.append([name, str(row["faces"]), _each(row["with"], 100, 2), _each(row["without"], 100, 2), words])
+    return markdown_table(rows)
+
+
+# ---- the picture -----------------------------------------------------------------------------------------------------
+
+
+def plot(path: str, result: dict) -> None:
+    """AP, MAE and five-point error of each row; below, where both are there, the points with and without pose loss."""
+    rows, bins = result["rows"], result["pose_loss"]
+    drawing = new_figure(figsize=(12.5, 1.4 + 0.4 * len(rows) + (2.8 if bins else 0)))
+    upper, lower = drawing.subfigures(2, 1, height_ratios=(1 + 0.4 * len(rows), 2.8)) if bins else (drawing, None)
+    for i, (axes, (key, (words, factor, _))) in enumerate(zip(upper.subplots(1, 3), COMPARED.items())):
+        dots = [(r["label"] + (" (cut short)" if r["cut_short"] else ""), _known(r, key, factor)) for r in rows]
+        draw_rows(axes, dots, reference=np.mean(dots[0][1]) if dots[0][1] else None)
+        axes.set(xlabel=words)
+        if i:
+            axes.set_yticklabels([])
+    drawing.suptitle(
+        f"{result['model']}, {result['epochs']} epochs, a dot a seed, a stroke their mean\nAP: "
+        f"{result['domains']['detection']}; pose, points: {result['domains']['pose']}",
+        size=9,
+    )
+    if bins:
+        axes = lower.subplots()
+        names = [name for name, row in bins.items() if row["faces"] and "difference" in row]
+        for shift, key, words in ((-0.12, "with", "with pose loss"), (0.12, "without", "without")):
+            for x, name in enumerate(names):
+                values = [100 * value for value in bins[name][key]]
+                colour = "C0" if key == "with" else "C3"
+                axes.plot([x + shift] * len(values), values, "o", color=colour, alpha=0.7, label="" if x else words)
+                axes.plot([x + shift - 0.1, x + shift + 0.1], [np.mean(values)] * 2, color=colour, lw=2)
+        axes.set_xticks(range(len(names)), [f"{name}\n{bins[name]['faces']} faces" for name in names])
+        axes.set(xlabel="labelled |yaw|, degrees", ylabel="five points,\n% of the face's size")
+        axes.grid(axis="y", alpha=0.3)
+        axes.legend(fontsize=8)
+    save_figure(drawing, path)
+
+
+def _known(row: dict, key: str, factor: float) -> list[float]:
+    return [factor * value for value in row["figures"][key]["values"] if value is not None]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,184 @@
+"""What the scripts that train detectors share."""
+
+from __future__ import annotations
+
+import argparse
+
+import cv2
+import numpy as np
+import pytest
+
+from gluonface._compat import mx
+from gluonface.data.base import FaceLabels, FaceSample
+from gluonface.data.jsonl import write_jsonl
+from gluonface.errors import InputError, WeightsError
+from gluonface.faces import Faces
+from gluonface.image import save_image
+from gluonface.model_zoo import get_model
+from gluonface.targets import AnchorTargets, MOSTargets
+from gluonface.training.detection import (
+    NormalisedBatches,
+    add_anchor_arguments,
+    add_size_arguments,
+    add_view_arguments,
+    anchor_targets,
+    detection_validator,
+    load_start,
+    training_views,
+)
+from gluonface.training.inputs import add_data_arguments
+
+TRAINED = "retinaface_mobilenet0.25_mask"
+
+
+def parse(*words) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_data_arguments(parser, "AP")
+    add_size_arguments(parser)
+    add_view_arguments(parser)
+    add_anchor_arguments(parser)
+    return parser.parse_args(["--train", "x.jsonl", *words])
+
+
+@pytest.fixture
+def samples(tmp_path, rng) -> list[FaceSample]:
+    """Four photos of noise with a bright disc, each of its own source."""
+    made = []
+    for i in range(4):
+        image = rng.integers(0, 80, (72, 96, 3), dtype=np.uint8)
+        cv2.circle(image, (40 + 4 * i, 36), 14, (230, 200, 170), -1)
+        save_image(tmp_path / f"{i}.png", image)
+        box = np.array([[26 + 4 * i, 22, 54 + 4 * i, 50]])
+        made.append(FaceSample(str(tmp_path / f"{i}.png"), (72, 96), FaceLabels(box), source=f"s{i}"))
+    return made
+
+
+# Views
+
+
+def test_the_flags_say_what_an_epoch_s_views_are(samples):
+    words = "--data-shape 64 --face-prob .5 --face-sizes 16 32 --face-size-weights 1 3 --mosaic .25 --rotate .4"
+    words += " --max-degrees 20 --quarter-turns .1 --degrade --min-face 5 --crop-ratios .5 1 --source-weight s1=3"
+    views = training_views(parse(*words.split()), samples, seed=9)
+    transform = views.transform
+    assert (transform.size, transform.face_prob, transform.face_sizes) == (64, 0.5, (16, 32))
+    assert transform.face_size_weights == (0.25, 0.75) and list(transform.crop_ratios) == [0.5, 1]
+    assert (transform.rotate_prob, transform.max_degrees, transform.quarter_turn_prob) == (0.4, 20, 0.1)
+    assert transform.degrade is not None and transform.min_face == 5
+    assert (views.seed, views.mosaic_prob, len(views)) == (9, 0.25, 6)
+    image, labels = views.sample(0, 0)
+    assert image.shape == (64, 64, 3) and len(labels)
+
+
+def test_without_flags_the_views_are_the_paper_s(samples):
+    views = training_views(parse(), samples, seed=0)
+    transform = views.transform
+    assert (transform.size, transform.face_prob, transform.rotate_prob, views.mosaic_prob) == (640, 0, 0, 0)
+    assert transform.degrade is None and transform.crop_ratios == (0.3, 0.45, 0.6, 0.8, 1.0) and len(views) == 4
+
+
+def test_a_source_that_is_not_there_is_refused(samples):
+    with pytest.raises(InputError, match="source_weights must name sources"):
+        training_views(parse("--source-weight", "other=2"), samples, seed=0)
+
+
+def test_targets_are_of_the_class_and_options_asked_for():
+    args = parse("--data-shape", "96", "--positive-iou", ".5", "--negative-iou", ".3")
+    plain, mos = anchor_targets(args), anchor_targets(args, MOSTargets, min_pose_face=20.0)
+    assert type(plain) is AnchorTargets and type(mos) is MOSTargets and mos.min_pose_face == 20
+    for targets in (plain, mos):
+        assert (targets.size_hw, targets.positive_iou, targets.negative_iou) == ((96, 96), 0.5, 0.3)
+
+
+# Normalised batches
+
+
+def test_each_factor_makes_a_sum_over_images_a_mean_over_what_is_counted():
+    batches = [
+        (np.zeros((4, 2)), np.array([[1, 0], [1, 1], [0, 0], [-1, 0]])),
+        (np.zeros((2, 2)), np.array([[0, 0], [0, -1]])),
+    ]
+    normalised = NormalisedBatches(batches, lambda x, c: (c == 1).sum(), lambda x, c: 0.5, lambda x, c: c.size)
+    assert len(normalised) == 2
+    first, second = normalised
+    assert first[0] is batches[0][0] and first[1] is batches[0][1]
+    assert [factor.tolist() for factor in first[2:]] == [[np.float32(4 / 3)] * 4, [4.0] * 4, [0.5] * 4]
+    assert [factor.tolist() for factor in second[2:]] == [[2.0] * 2, [2.0] * 2, [0.5] * 2]
+    assert {factor.dtype for factor in (*first[2:], *second[2:])} == {np.dtype(np.float32)}
+
+
+# Where weights start
+
+
+def test_a_listed_model_starts_one_of_its_kind_with_its_own_preprocessing():
+    net, source = get_model("retinaface_mobilenet0.25_widerface"), get_model(TRAINED, pretrained=True)
+    net.initialize()
+    before = net.facts
+    load_start(net, TRAINED)
+    assert (net.facts.mean, net.facts.std) == (source.facts.mean, source.facts.std) != (before.mean, before.std)
+    assert net.facts.name == before.name
+    ours, theirs = (n._collect_params_with_prefix() for n in (net, source))
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name].data().asnumpy(), theirs[name].data().asnumpy())
+
+
+def test_a_model_without_weights_or_a_damaged_file_is_no_start(tmp_path):
+    net = get_model("retinaface_mobilenet0.25_widerface")
+    net.initialize()
+    with pytest.raises(WeightsError, match="no weights come with this model"):
+        load_start(net, "retinaface_mobilenet0.25_widerface")
+    (tmp_path / "x.params").write_bytes(b"nothing")
+    with pytest.raises(WeightsError):
+        load_start(net, str(tmp_path / "x.params"))
+
+
+@pytest.mark.parametrize("start", [TRAINED, "heatmap_mobilenetv2_0.25_sssd_fc26"])
+def test_a_model_of_another_task_or_backbone_is_no_start(start):
+    net = get_model("mos_shufflenetv2_0.5_widerface")
+    net.initialize()
+    with pytest.raises(
+        InputError, match="start from a model for detection with the backbone shufflenetv2_0.5; .*is for"
+    ):
+        load_start(net, start)
+
+
+def test_a_start_keeps_what_the_other_model_has_not():
+    net = get_model("mos_mobilenet0.25_widerface")
+    net.initialize(mx.init.Xavier())
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    own = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items() if ".pose_head." in n}
+    load_start(net, TRAINED)
+    after = net._collect_params_with_prefix()
+    assert own and all(np.array_equal(after[name].data().asnumpy(), value) for name, value in own.items())
+
+
+# Validation
+
+
+def test_validation_is_the_average_precision_of_the_photos(samples, monkeypatch, tmp_path):
+    write_jsonl(tmp_path / "all.jsonl", samples)
+    made = {}
+
+    class Knows:
+        def __init__(self, net, **options):
+            made.update(options, net=net)
+
+        def stream(self, images):
+            for path, sample in zip(images, samples, strict=True):
+                assert path == sample.image_path
+                yield made["net"](sample)
+
+    monkeypatch.setattr("gluonface.training.detection.FaceAnalyzer", Knows)
+    evaluate = detection_validator(samples, 96)
+    right = evaluate(lambda sample: Faces(sample.faces.boxes, [0.9], size_hw=sample.size_hw))
+    assert right == pytest.approx({"ap50": 1.0, "ap": 1.0, "recall_at_1fppi": 1.0})
+    assert (made["size"], made["score_thresh"]) == (96, 0.02)
+    wrong = evaluate(lambda sample: Faces([[0, 0, 9, 9]], [0.9], size_hw=sample.size_hw))
+    assert wrong == pytest.approx({"ap50": 0.0, "ap": 0.0, "recall_at_1fppi": 0.0})
+
+
+def test_a_net_is_validated_at_the_size_asked_for(samples):
+    net = get_model("mos_mobilenet0.25_widerface")
+    net.initialize()
+    figures = detection_validator(samples[:2], 64)(net)
+    assert set(figures) == {"ap50", "ap", "recall_at_1fppi"} and all(0 <= v <= 1 for v in figures.values())
