@@ -150,8 +150,8 @@ class PoseLoss(nn.HybridBlock):
 class DensePointsLoss(nn.HybridBlock):
     """Dense landmarks as a teacher of pose: a predictor on the pose's vectors that is dropped after training.
 
-    A pose is three numbers a face, and where labels are few a net learns them slowly; the points that they follow from are
-    many. Not of the paper.
+    A pose is three numbers a face, and where labels are few a net learns them slowly; the points that they follow from
+    are many. Not of the paper.
 
     Parameters
     ----------

@@ -28,6 +28,7 @@ from gluonface.data.base import FaceSample, label_points_only
 from gluonface.data.facejsonl import FaceJsonLines
 from gluonface.data.loader import BatchLoader
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
+from gluonface.errors import DataError
 from gluonface.geometry import box_iou
 from gluonface.loss import AnchorLoss, DensePointsLoss, PoseLoss, SmallBoxLoss, UncertaintyWeights
 from gluonface.metrics.pose_scoring import evaluate_pose, posed_faces
@@ -149,7 +150,12 @@ def read_samples(args: argparse.Namespace) -> tuple[list[FaceSample], int]:
         for path in args.train_points:
             # Annotations that lie somewhere else have their photos beside them.
             images = args.images if Path(path).parent.samefile(Path(args.train).parent) else None
-            partial += FaceJsonLines(path, images, args.points_sources).samples
+            partial += FaceJsonLines(path, images).samples
+        if args.points_sources:
+            missing = sorted(set(args.points_sources) - {sample.source for sample in partial})
+            if missing:
+                raise DataError(f"--points-sources: no photo of --train-points has the source {', '.join(missing)}")
+            partial = [sample for sample in partial if sample.source in args.points_sources]
     samples = [*complete, *map(label_points_only, partial)]
     return [_turned_apart(sample, args.turned_from) for sample in samples], len(complete)
 
@@ -306,10 +312,11 @@ def main(argv=None) -> None:
         observers=observers,
     )
     views = training_views(args, samples, config.seed)
+    targets = anchor_targets(args, MOSTargets, min_pose_face=args.min_pose_face, dense_points=args.dense_points)
     with BatchLoader(
         views,
         config.batch_size,
-        encode=anchor_targets(args, MOSTargets, min_pose_face=args.min_pose_face, dense_points=args.dense_points).encode_labels,
+        encode=targets.encode_labels,
         num_workers=config.num_workers,
         worker_kind=args.worker_kind,
         seed=config.seed,

@@ -100,8 +100,11 @@ def with_pose(preds, **options):
     count = preds[0].shape[1]
     cells = rng.normal(0, 1, (2, count // 2, CELLS)).astype(np.float32)
     net = FaceDetector(FixedWithPose(cells, *preds), LIGHT_ANCHORS, FACTS, **options)
-    net.initialize(mx.init.Normal(1))
-    weight = net.network.pose_head.dense.weight.data().asnumpy().reshape(6, 198, CELLS)
+    net.initialize()
+    dense = net.network.pose_head.dense
+    dense.weight.set_data(mx.nd.array(rng.normal(0, 1, dense.weight.shape)))
+    dense.bias.set_data(mx.nd.zeros(dense.bias.shape))
+    weight = dense.weight.data().asnumpy().reshape(6, 198, CELLS)
     anchors = anchors_for((64, 64))
     kind = np.log2((anchors[:, 2] - anchors[:, 0]) / 16).round().astype(int)
     logits = np.einsum("nwc,bnc->bnw", weight[kind], np.repeat(cells, 2, axis=1))

@@ -65,8 +65,9 @@ def test_cells_come_in_the_order_of_their_anchors(hybrid, size_hw, rng):
 
 def pose_head(spec=LIGHT_ANCHORS, hybrid=False):
     head = PoseHead(spec, CHANNELS)
-    head.initialize(mx.init.Normal(1))
-    head.dense.bias.set_data(mx.nd.random.normal(shape=head.dense.bias.shape))
+    head.initialize()
+    for parameter in (head.dense.weight, head.dense.bias):
+        parameter.set_data(mx.nd.random.normal(shape=parameter.shape))
     if hybrid:
         head.hybridize()
     return head
