@@ -4,7 +4,7 @@ import pytest
 from gluonface._compat import mx
 from gluonface.decode import POSE_BINS, decode_pose, encode_heatmaps, encode_pose
 from gluonface.errors import InputError
-from gluonface.loss import AnchorLoss, HeatmapLoss, PoseLoss, SmallBoxLoss, UncertaintyWeights
+from gluonface.loss import AnchorLoss, DensePointsLoss, HeatmapLoss, PoseLoss, SmallBoxLoss, UncertaintyWeights
 
 RNG = np.random.default_rng(0)
 
@@ -163,6 +163,21 @@ def test_descending_the_pose_loss_finds_the_pose():
 
 KINDS = {"cls": "classification", "box": "regression", "pose": "regression"}
 PARTS = {"cls": 0.4, "box": 0.03, "pose": 12.0}
+
+
+def test_dense_points_are_smooth_l1_over_the_known_faces_of_the_chosen_anchors():
+    rng = np.random.default_rng(0)
+    loss = DensePointsLoss(num_points=7, in_channels=4, per_cell=2, smooth_at=0.5)
+    loss.initialize()
+    cells, targets = rng.normal(size=(2, 5, 4)), rng.normal(size=(2, 3, 14))
+    anchors, masks, factors = np.array([[0, 9, 4], [3, 3, 0]]), np.array([[1, 1, 0], [0, 1, 0]]), np.array([1.0, 2.0])
+    found = loss(*(mx.nd.array(a) for a in (cells, anchors, targets, masks, factors))).asnumpy()
+    weight, bias = (p.data().asnumpy() for p in (loss.dense.weight, loss.dense.bias))
+    expected = np.zeros(2)
+    for image, row in np.argwhere(masks):
+        off = np.abs(cells[image, anchors[image, row] // 2] @ weight.T + bias - targets[image, row])
+        expected[image] += np.where(off < 0.5, off**2, off - 0.25).sum() / 7 * factors[image]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def uncertainty(scales=None, kinds=KINDS):

@@ -177,6 +177,23 @@ def test_of_more_anchors_than_fit_those_of_best_overlap_learn_the_pose():
     assert [tuple(pose) for pose in found["poses"]] == [(matched[int(n)] + 1,) * 3 for n in found["anchors"]]
 
 
+def test_dense_points_come_with_the_anchors_that_learn_a_pose():
+    dense = np.stack([[60, 50, *np.stack([np.arange(68), -np.arange(68)], axis=1)], np.full((68, 2), np.nan)])
+    second = [100, 90, 150, 150]
+    labels = face_labels(LARGE, second, poses=[[20, -8, 7], [0, 0, 0]], landmarks=dense, scheme="68")
+    encoder = MOSTargets((160, 160), dense_points=68)
+    *_, anchors, _, poses, masks, targets, dense_masks = encoder.encode_labels(labels)
+    of_first = (poses[:, 0] == 20) & (masks == 1)
+    np.testing.assert_array_equal(dense_masks, of_first)
+    assert of_first.any() and (masks == 1).sum() > of_first.sum()
+    found = decode_points(targets[of_first], encoder.anchors[anchors[of_first].astype(int)])
+    np.testing.assert_allclose(found, np.broadcast_to(dense[0], found.shape), atol=1e-3)
+    assert not targets[~of_first].any()
+    # Points of another scheme are none.
+    five = face_labels(LARGE, poses=[[0, 0, 0]], landmarks=np.zeros((1, 5, 2)), scheme="5")
+    assert not encoder.encode_labels(five)[-1].any()
+
+
 def test_a_photo_without_faces_has_no_pose():
     _, found = encoded(FaceLabels.empty())
     assert not any(array.any() for array in found.values())

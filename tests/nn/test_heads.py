@@ -141,6 +141,18 @@ def test_a_pose_teaches_the_weights_of_its_kind_of_anchor_and_the_vector_of_its_
     assert touched.tolist() == [[0, 17], [1, 69]]
 
 
+def test_an_untrained_pose_predictor_knows_which_bins_are_neighbours(rng):
+    head = PoseHead(LIGHT_ANCHORS, CHANNELS)
+    head.initialize(mx.init.MSRAPrelu())
+    cells = mx.nd.array(np.abs(rng.normal(size=(1, 40, CHANNELS))))
+    chosen = mx.nd.array(np.arange(0, 80, 2)[None])
+    logits = head(cells, chosen, mx.nd.full((1, 40), 64)).asnumpy().reshape(-1, POSE_BINS)
+    # One peak near the middle, falling off to either side, somewhere else for other features.
+    peaks = logits.argmax(axis=1)
+    assert np.abs(peaks - POSE_BINS / 2).max() < 8 and len(set(peaks)) > 1
+    assert (np.diff(logits, n=2, axis=1) < 0).all()
+
+
 def test_sides_that_do_not_tell_anchors_apart_are_refused():
     with pytest.raises(ValueError, match="expected anchor sides that grow"):
         PoseHead(AnchorSpec((8, 16), ((16, 32), (32, 64))), CHANNELS)

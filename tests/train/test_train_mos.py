@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
-from gluonface.errors import WeightsError
+from gluonface.errors import DataError, WeightsError
 from gluonface.faces import Faces
 from gluonface.image import save_image
 from gluonface.model_zoo import get_model
@@ -276,6 +276,29 @@ def test_a_retinaface_is_a_start_and_weights_of_the_other_head_are_not(script, d
     )
     with pytest.raises(WeightsError, match="do not fit"):
         script.build_net(shared)
+
+
+def test_dense_points_are_learnt_beside_the_pose_and_saved_with_the_run_alone(script, drawn, tmp_path):
+    rows = [json.loads(line) for line in (drawn / "all.jsonl").read_text().splitlines()]
+    for row in rows:
+        for face in row["faces"]:
+            face["landmarks68"] = (face["landmarks5"] * 14)[:68]
+    (drawn / "dense.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = arguments(drawn, tmp_path, "--epochs", "1", "--dense-points", "68", "--min-pose-face", "10")
+    script.main([str(drawn / "dense.jsonl") if arg.endswith("all.jsonl") else arg for arg in args])
+    (epoch,) = read_log(tmp_path)
+    assert epoch["losses"]["dense"] > 0 and "weight of dense" in epoch["observed"]
+    saved = read_checkpoint(tmp_path).arrays
+    assert "loss.dense.dense.weight" in saved["loss"]
+    get_model(MODEL).load_parameters(tmp_path / "last.params")  # has none of it
+
+
+def test_sources_of_photos_labelled_in_part_must_be_there(script, drawn, tmp_path):
+    partial = str(drawn / "partial.jsonl")
+    args = arguments(drawn, tmp_path, "--train-points", partial, partial, "--points-sources", "drawn")
+    assert len(script.read_samples(script.parse_args(args))[0]) == 8 + 2 * 4
+    with pytest.raises(DataError, match="film"):
+        script.read_samples(script.parse_args([*args, "film"]))
 
 
 def test_a_labelled_face_s_pose_is_that_of_the_detection_that_overlaps_it_best(script):
