@@ -186,6 +186,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, default=30, metavar="M", help="time that a run has at most (default: %(default)g)"
     )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.35,
+        metavar="T",
+        help="of online feedback (default: the paper's, on WIDER FACE with its many small faces, %(default)s)",
+    )
+    parser.add_argument(
+        "--mine-every", type=int, default=1, metavar="N", help="epochs between two minings (default: %(default)s)"
+    )
     parser.add_argument("--hours", type=float, default=0, help="start no new run after so many (default: no limit)")
     parser.add_argument("--size", type=int, default=640, metavar="N", help="long side of the photos measured on")
     parser.add_argument("--collect", action="store_true", help="train nothing: tabulate the runs that are there")
@@ -214,6 +224,7 @@ def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
         *("--lr-mode=cosine", "--warmup-epochs=.2", "--keep-checkpoints=1", f"--val-interval={args.epochs}"),
         *args.flags,
         *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
+        *(f"--stitch-below={args.threshold:g}", f"--mine-every={args.mine_every}"),
         *row.flags,
     ]
 

@@ -166,7 +166,7 @@ def zoomed(image, face, middle, scale: float, size: int):
     ----------
     image : (H, W, 3) uint8
     face : Faces
-        Of length 1, with dense landmarks.
+        Of length 1.
     middle : (2,) of the photo, which comes to lie in the middle of the part
     scale : float
         Pixels of the part a pixel of the photo.
@@ -178,13 +178,12 @@ def zoomed(image, face, middle, scale: float, size: int):
     ((size, size, 3) uint8, Faces)
     """
     matrix = np.column_stack([np.eye(2) * scale, size / 2 - scale * np.asarray(middle)])
-    moved = gluonface.Faces(
-        warp_points(matrix, face.boxes.reshape(1, 2, 2)).reshape(1, 4),
-        face.scores,
-        landmarks=warp_points(matrix, face.landmarks),
-        scheme=face.scheme,
-        size_hw=(size, size),
-    )
+    # Dense landmarks stand for themselves; the detector's five would lie over them.
+    kind = "landmarks5" if face.landmarks is None else "landmarks"
+    points = getattr(face, kind)
+    placed = {"landmarks5": None, kind: None if points is None else warp_points(matrix, points)}
+    boxes = warp_points(matrix, face.boxes.reshape(1, 2, 2)).reshape(1, 4)
+    moved = face.with_(boxes=boxes, size_hw=(size, size), **placed)
     return warp_image(image, matrix, moved.size_hw), moved
 
 

@@ -1,11 +1,11 @@
-"""Find faces and their landmarks in a real photo and in a crowd made of it, with the weights that ship: ``make demo``.
+"""Find faces, their landmarks and head pose in a real photo and in a crowd made of it, with the weights that ship:
+``make demo``.
 
-    python benchmarks/demo.py [--model NAME] [--landmarks NAME] [--out out/demo] [--readme]
+    python benchmarks/demo.py [--model NAME] [--landmarks NAME] [--pose NAME] [--out out/demo] [--readme]
 
-Writes astronaut.jpg and crowd.jpg with the faces drawn, landmarks.jpg with the astronaut's face at large, and lists the
-faces. Takes some ten seconds; needs the extras
-cpu and demo. Exit status 1 when the face in the photo is not found. The crowd is a toy to look at, not a measurement:
-for those see benchmarks/eval_detection.py.
+Writes astronaut.jpg and crowd.jpg with the faces drawn, landmarks.jpg and pose.jpg with the astronaut's face at large,
+and lists the faces. Takes some ten seconds; needs the extras cpu and demo. Exit status 1 when the face in the photo is
+not found. The crowd is a toy to look at, not a measurement: for those see benchmarks/eval_detection.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from gluonface.viz import draw_faces
 ROOT = Path(__file__).resolve().parents[1]
 #: The landmark net of the demo.
 LANDMARKS = "heatmap_mobilenetv2_1.0_sdd_fc26"
+#: The net of the demo that gives head pose.
+POSE = "mos_mobilenet0.25_fc26"
 SIZE_CLASSES = ((16, 32), (32, 64), (64, 128), (128, 256))
 
 
@@ -32,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", help="detector (see `gluonface models`; default: that of FaceAnalyzer)")
     parser.add_argument("--landmarks", default=LANDMARKS, help="landmark net (default: %(default)s)")
+    parser.add_argument("--pose", default=POSE, help="net that gives head pose (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo", help="folder for the pictures (out/demo)")
     parser.add_argument("--readme", action="store_true", help="write the README's pictures, docs/img/, too")
     args = parser.parse_args(argv)
@@ -59,6 +62,14 @@ def main(argv: list[str] | None = None) -> int:
         save_image(args.out / "landmarks.jpg", portrait)
         if args.readme:
             save_image(ROOT / "docs" / "img" / "landmarks.jpg", portrait, quality=85)
+
+    posed = FaceAnalyzer(args.pose)(photo).largest()
+    for yaw, pitch, roll in () if posed.pose is None else posed.pose:
+        print(f"\npose of the face by {args.pose}: yaw {yaw:+.0f}°, pitch {pitch:+.0f}°, roll {roll:+.0f}°")
+        portrait = close_up(photo, posed)
+        save_image(args.out / "pose.jpg", portrait)
+        if args.readme:
+            save_image(ROOT / "docs" / "img" / "pose.jpg", portrait, quality=85)
 
     print("\n" + summary(crowd, results["crowd.jpg"]))
     there = Crowd(photo, FACE_BOX[None].astype(np.float32), np.ones(1), np.zeros(1))

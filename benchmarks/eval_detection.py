@@ -13,11 +13,19 @@ neither right nor wrong. Sizes of faces are sqrt(width x height) in pixels of th
 five-point error is a share of that size, over the found faces whose points were set by people; where the data label one
 face of each photo only (lmk_val.jsonl), --points-only leaves out the precision, which would be wrong. With --rotate the
 photos and their labels are turned (clockwise); the five points keep their names: the left eye of the upright face.
+
+Other sets than JSON lines: --format says how --data is read.
+  afw, pascal_faces   the toolbox's .mat file (Mathias et al., 2014); with --fit-boxes, as the toolbox does, the figures
+                      are comparable with the papers': average precision at 0.5, ap50
+  malf                text of the form that gluonface.data.malf states
+  fddb                the folder FDDB-folds, the rectangles round its ellipses (eval_fddb.py has the set's own protocol)
+--top 100 adds recall_top100, the recall of the 100 best detections of each photo (KPNet, Table 1).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +55,7 @@ from detectors import (
     view,
 )
 
-from gluonface.data import FaceSample, read_jsonl
+from gluonface.data import FaceSample, read_afw, read_fddb, read_jsonl, read_malf, read_pascal_faces
 from gluonface.data.transforms.affine import Affine
 from gluonface.data.transforms.ops import QuarterTurn
 from gluonface.errors import DataError
@@ -56,12 +64,17 @@ from gluonface.metrics import (
     Comparison,
     PhotoMatch,
     RankedDetections,
+    fit_boxes,
     match_photos,
     paired_bootstrap,
     precision_recall,
+    recall_at_top,
     summarize,
 )
 from gluonface.metrics.scoring import SIZE_BINS
+
+#: --format -> reader of photos and annotations.
+READERS = {"afw": read_afw, "fddb": read_fddb, "malf": read_malf, "pascal_faces": read_pascal_faces}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(describe_comparison(Path(a).stem, Path(b).stem, compare(read_result(a), read_result(b), args)))
         return 0
 
-    samples = read_jsonl(args.data, args.images, args.sources)
+    samples = read_samples(args)
     turns = [turn(sample.size_hw, args.rotate) for sample in samples]
     labels = [sample.faces if plan is None else plan.labels(sample.faces) for sample, plan in zip(samples, turns)]
     if args.detections:
@@ -80,6 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         analyzer, name = build_analyzer(args)
         detections = detect(analyzer, read_photos(samples, turns), args)
 
+    fitted = {}
+    if args.fit_boxes:
+        detections = list(detections)
+        fit = fit_boxes(detections, labels)
+        fitted = {"fitted_boxes": dataclasses.asdict(fit)}
+        detections = [faces.with_(boxes=fit(faces.boxes)) for faces in detections]
     matches = match_photos(detections, labels)
     result = rounded(
         {
@@ -87,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             **settings(args),
             "data": Path(args.data).stem,
             "domain": domain(args, samples, labels),
+            **fitted,
             **figures(matches, args.points_only),
+            **({f"recall_top{args.top}": recall_at_top(matches, args.top)} if args.top else {}),
             **provenance(argv),
         }
     )
@@ -112,12 +133,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_detector_arguments(parser)
     add_view_arguments(parser)
     parser.add_argument("--detections", metavar="FILE", help="score these detections (JSON lines) instead of a model's")
-    parser.add_argument("--data", metavar="JSONL", help="annotated photos")
+    parser.add_argument("--data", metavar="JSONL", help="annotated photos; with --format that set's annotations")
+    parser.add_argument("--format", choices=("jsonl", *READERS), default="jsonl", help="see above (default: jsonl)")
     parser.add_argument("--images", metavar="DIR", help="folder of the photos (default: images/ beside the data)")
     parser.add_argument("--sources", nargs="+", metavar="NAME", help="only photos of these sources of the data")
     parser.add_argument("--rotate", type=float, default=0.0, metavar="DEG", help="turn photos and labels, clockwise")
     parser.add_argument(
         "--points-only", action="store_true", help="only the five points: the data label one face of each photo"
+    )
+    parser.add_argument("--top", type=int, metavar="N", help="recall of the N best detections of a photo, too")
+    parser.add_argument(
+        "--fit-boxes", action="store_true", help="one shift and stretch for all boxes, fitted to these labels, first"
     )
     parser.add_argument("--domain", metavar="TEXT", help="what the photos are, in words, to stand beside the figures")
     parser.add_argument("--json", metavar="OUT", help="write the result, with what comparing it takes")
@@ -137,9 +163,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--detections are scored as they are: no --model, --insightface or --rotate")
     if args.points_only and (args.compare or args.plot):
         parser.error("--points-only gives no precision to --compare or --plot")
+    if args.points_only and (args.top or args.fit_boxes):
+        parser.error("--points-only counts no boxes: no --top or --fit-boxes")
+    if args.top is not None and args.top < 1:
+        parser.error("--top is at least 1")
+    if args.format != "jsonl" and (args.sources or not args.images):
+        parser.error(f"--format {args.format} needs --images, and has no --sources")
     if args.compare and len(args.compare) != 1:
         parser.error("--compare takes one result beside a run")
     return args
+
+
+def read_samples(args: argparse.Namespace) -> list[FaceSample]:
+    """The annotated photos that the flags ask for."""
+    if args.format == "jsonl":
+        return read_jsonl(args.data, args.images, args.sources)
+    return READERS[args.format](args.images, args.data)
 
 
 def figures(matches: list[PhotoMatch], points_only: bool) -> dict:
@@ -202,6 +241,7 @@ def describe(result: dict) -> str:
             f"ap50 {figure(result['ap50'])}   ap {figure(result['ap'])}   recall at one false alarm a photo "
             f"{figure(result['recall_at_1fppi'])} (score {figure(result['score_at_1fppi'])})"
         )
+    parts += [f"{key}: {figure(value)}" for key, value in result.items() if key.startswith("recall_top")]
     if result["nme5_faces"] + result["nme5_missed"]:
         parts.append(
             f"five points: error {figure(result['nme5'], 4)} of the face's size over {result['nme5_faces']} faces, "

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from .cofw import read_cofw, unpack_cofw
     from .dataset import FaceDataset
     from .facejsonl import FaceJsonLines
+    from .fddb import ellipses_of, read_fddb
     from .ibug import read_300w
     from .jd106 import read_jd106, without_photos_of
     from .jsonl import read_jsonl, write_jsonl
     from .landmark_sets import read_coco_landmarks
     from .loader import BatchLoader
+    from .malf import read_malf
     from .recordio import FaceLst, FaceRecord, write_lst, write_record
+    from .toolbox_faces import read_afw, read_pascal_faces
     from .w300lp import read_300w_lp
     from .wflw import read_wflw, wflw_subset
     from .widerface import WiderFace
@@ -33,15 +36,20 @@ __all__ = [
     "FaceRecord",
     "FaceSample",
     "WiderFace",
+    "ellipses_of",
     "read_300w",
     "read_300w_lp",
     "read_aflw",
     "read_aflw2000",
+    "read_afw",
     "read_biwi",
     "read_coco_landmarks",
     "read_cofw",
+    "read_fddb",
     "read_jd106",
     "read_jsonl",
+    "read_malf",
+    "read_pascal_faces",
     "read_wflw",
     "read_widerpose",
     "unpack_cofw",
@@ -61,15 +69,20 @@ _HOME_OF = {
     "FaceRecord": "recordio",
     "FaceSample": "base",
     "WiderFace": "widerface",
+    "ellipses_of": "fddb",
     "read_300w": "ibug",
     "read_300w_lp": "w300lp",
     "read_aflw": "aflw",
     "read_aflw2000": "aflw2000",
+    "read_afw": "toolbox_faces",
     "read_biwi": "biwi",
     "read_coco_landmarks": "landmark_sets",
     "read_cofw": "cofw",
+    "read_fddb": "fddb",
     "read_jd106": "jd106",
     "read_jsonl": "jsonl",
+    "read_malf": "malf",
+    "read_pascal_faces": "toolbox_faces",
     "read_wflw": "wflw",
     "read_widerpose": "widerpose",
     "unpack_cofw": "cofw",

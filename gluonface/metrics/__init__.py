@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bootstrap import Comparison, RankedDetections, paired_bootstrap
+    from .box_fit import BoxFit, fit_boxes
     from .detection import DetectionMetric
+    from .fddb import FddbRoc, Regions, fddb_roc, match_fddb, summarize_fddb
+    from .fddb_files import read_fddb_detections, write_fddb_detections
     from .landmark import LandmarkMetric
     from .landmark_scoring import (
         NORMS,
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     )
     from .pose import PoseMAE
     from .pose_scoring import YAW_BINS, PoseScores, evaluate_pose, faces_by_yaw, posed_faces
+    from .proposals import recall_at_top
     from .scoring import PhotoMatch, evaluate_detections, match_photo, match_photos, precision_recall, summarize
     from .verification import Verification, read_lfw_pairs, verify_pairs
     from .widerface import WiderFaceMetric
@@ -29,8 +33,10 @@ if TYPE_CHECKING:
     from .widerface_protocol import evaluate_widerface, read_widerface_ground_truth, widerface_curves
 
 _HOME_OF = {
+    "BoxFit": "box_fit",
     "Comparison": "bootstrap",
     "DetectionMetric": "detection",
+    "FddbRoc": "fddb",
     "LandmarkMetric": "landmark",
     "LandmarkScores": "landmark_scoring",
     "NORMS": "landmark_scoring",
@@ -38,6 +44,7 @@ _HOME_OF = {
     "PoseMAE": "pose",
     "PoseScores": "pose_scoring",
     "RankedDetections": "bootstrap",
+    "Regions": "fddb",
     "Verification": "verification",
     "WiderFaceMetric": "widerface",
     "YAW_BINS": "pose_scoring",
@@ -48,7 +55,10 @@ _HOME_OF = {
     "evaluate_pose": "pose_scoring",
     "evaluate_widerface": "widerface_protocol",
     "faces_by_yaw": "pose_scoring",
+    "fddb_roc": "fddb",
+    "fit_boxes": "box_fit",
     "label_sizes": "landmark_scoring",
+    "match_fddb": "fddb",
     "match_photo": "scoring",
     "match_photos": "scoring",
     "normalisers": "landmark_scoring",
@@ -56,19 +66,25 @@ _HOME_OF = {
     "point_errors": "landmark_scoring",
     "posed_faces": "pose_scoring",
     "precision_recall": "scoring",
+    "read_fddb_detections": "fddb_files",
     "read_lfw_pairs": "verification",
     "read_predictions": "widerface_files",
     "read_widerface_ground_truth": "widerface_protocol",
+    "recall_at_top": "proposals",
     "scored_faces": "landmark_scoring",
     "summarize": "scoring",
+    "summarize_fddb": "fddb",
     "verify_pairs": "verification",
     "widerface_curves": "widerface_protocol",
+    "write_fddb_detections": "fddb_files",
     "write_prediction": "widerface_files",
 }
 
 __all__ = [
+    "BoxFit",
     "Comparison",
     "DetectionMetric",
+    "FddbRoc",
     "LandmarkMetric",
     "LandmarkScores",
     "NORMS",
@@ -76,6 +92,7 @@ __all__ = [
     "PoseMAE",
     "PoseScores",
     "RankedDetections",
+    "Regions",
     "Verification",
     "WiderFaceMetric",
     "YAW_BINS",
@@ -86,7 +103,10 @@ __all__ = [
     "evaluate_pose",
     "evaluate_widerface",
     "faces_by_yaw",
+    "fddb_roc",
+    "fit_boxes",
     "label_sizes",
+    "match_fddb",
     "match_photo",
     "match_photos",
     "normalisers",
@@ -94,13 +114,17 @@ __all__ = [
     "point_errors",
     "posed_faces",
     "precision_recall",
+    "read_fddb_detections",
     "read_lfw_pairs",
     "read_predictions",
     "read_widerface_ground_truth",
+    "recall_at_top",
     "scored_faces",
     "summarize",
+    "summarize_fddb",
     "verify_pairs",
     "widerface_curves",
+    "write_fddb_detections",
     "write_prediction",
 ]
 

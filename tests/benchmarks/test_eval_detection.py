@@ -219,6 +219,46 @@ def test_points_only_says_nothing_of_precision(red, data, tmp_path, capsys):
     assert "ap50" not in capsys.readouterr().out
 
 
+def test_the_recall_of_the_best_few_stands_beside(red, data, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    red.main(["--model", "red", "--data", str(data), "--top", "1", "--json", str(out)])
+    assert json.loads(out.read_text())["recall_top1"] == pytest.approx(2 / 3, abs=1e-5)  # one photo has two faces
+    assert "recall_top1: .667" in capsys.readouterr().out
+    red.main(["--model", "red", "--data", str(data), "--json", str(out)])
+    assert not [key for key in json.loads(out.read_text()) if key.startswith("recall_top")]
+
+
+def test_boxes_are_fitted_to_the_labels_first(script, data, tmp_path):
+    found, out = tmp_path / "found.jsonl", tmp_path / "result.json"
+    lines = []
+    for name, size_hw in SIZES.items():
+        boxes = np.array(BOXES[name], float).reshape(-1, 4)
+        boxes[:, 1] += (boxes[:, 3] - boxes[:, 1]) / 4  # without foreheads
+        lines.append(json.dumps(Faces(boxes, np.full(len(boxes), 0.5), size_hw=size_hw).to_dict(name)))
+    found.write_text("\n".join(lines))
+    module, words = script("eval_detection"), ["--detections", str(found), "--data", str(data), "--json", str(out)]
+    module.main(words)
+    assert json.loads(out.read_text())["ap"] < 0.8
+    module.main([*words, "--fit-boxes"])
+    result = json.loads(out.read_text())
+    assert result["ap"] == 1 and result["fitted_boxes"]["scale_y"] == pytest.approx(4 / 3, abs=1e-3)
+
+
+def test_other_sets_are_read_by_their_format(red, data, tmp_path):
+    text = "".join(
+        f"{name}\n{len(boxes)}\n" + "".join(f"{x1} {y1} {x2 - x1} {y2 - y1}\n" for x1, y1, x2, y2 in boxes)
+        for name, boxes in BOXES.items()
+    )
+    (tmp_path / "malf.txt").write_text(text)
+    out = tmp_path / "result.json"
+    words = ["--model", "red", "--format", "malf", "--data", str(tmp_path / "malf.txt"), "--json", str(out)]
+    assert red.main([*words, "--images", str(data.parent / "images")]) == 0
+    result = json.loads(out.read_text())
+    assert (result["ap50"], result["domain"]) == (1, "malf (malf, 3 photos, 3 faces)")
+    with pytest.raises(SystemExit):
+        red.main(words)  # where are the photos?
+
+
 def test_the_curve_is_drawn(red, data, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "plots" / "curve.png"
