@@ -102,7 +102,12 @@ def draw(path: Path, runs: dict[str, dict[str, list[tuple[float, float]]]], thre
             if points := curves.get(_WEIGHT + part):
                 weights.plot(*zip(*points), color=f"C{k}", label=told(words), **options)
                 weights.annotate(
-                    f"{points[-1][1]:.2g}", points[-1], (4, 0), textcoords="offset points", va="center", size=8
+                    f"{words} {points[-1][1]:.2g}" if i == 0 else f"{points[-1][1]:.2g}",
+                    points[-1],
+                    (4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    size=8,
                 )
         for name, words, colour in (
             ("small share", "loss of small faces", "C0"),
@@ -124,9 +129,10 @@ def draw(path: Path, runs: dict[str, dict[str, list[tuple[float, float]]]], thre
     hard.set(title="online feedback after every epoch", ylabel="views added to the next epoch (S)")
     last = max(points[-1][0] for curves in runs.values() for points in curves.values())
     for axes in (weights, feedback, hard):
-        axes.set(xlabel="epochs", xlim=(0, 1.12 * last))
+        axes.set(xlabel="epochs", xlim=(0, (1.3 if axes is weights else 1.12) * last))
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0] and (axes is not hard or len(runs) > 1):
+        # The weights are named at the ends of their lines, which a legend would hide.
+        if axes is feedback or (axes is hard and len(runs) > 1):
             axes.legend(fontsize=8)
     save_figure(drawing, path)
 

@@ -383,37 +383,43 @@ def pose_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
 
 
 def _pose(results: list[dict], with_model: bool) -> list[str]:
-    """Degrees of each way of measuring, and by |yaw|; the error of the five points by |yaw|."""
+    """For each set of photos degrees of each way of measuring, also by |yaw|, and the error of the five points."""
     if not results:
         return []
-    bins = [name for name, *_ in YAW_BINS]
-    heads = (
-        ["photos", "pose", "MAE", *ANGLES, "geodesic", "missed"],
-        ["photos", "MAE at |yaw|", *bins],
-        ["photos", "five points at |yaw|", "all", *bins, "missed"],
-    )
-    every, by_yaw, points = ([["model", *head] if with_model else head] for head in heads)
+    parts = [
+        "Head pose: degrees off, means over the faces found. MAE is the mean of yaw, pitch and roll, geodesic the "
+        "angle of the turn between the two poses, and the last columns are the MAE of faces by labelled \\|yaw\\|. The "
+        "constants answer the same pose for every face."
+    ]
+    groups: dict[str, list[dict]] = {}
     for r in results:
-        start = [*([f"`{r['model']}`"] if with_model else []), f"{r['domain']}, {looked_at(r)}"]
-        faces = r["constant"]["zero"]["by_yaw"]
-        by_yaw.append([*start, "faces", *(str(faces[b]["faces"]) for b in bins)])
+        groups.setdefault(f"{r['domain']}, {looked_at(r)}", []).append(r)
+    for where, group in groups.items():
+        parts += _pose_on(where, group, with_model)
+    left_out = sum(r["left_out"] for r in results)
+    return parts + ([f"Left out for an angle beyond 99 degrees: {left_out} faces."] if left_out else [])
+
+
+def _pose_on(where: str, results: list[dict], with_model: bool) -> list[str]:
+    """The tables of one set of photos."""
+    faces = results[0]["constant"]["zero"]["by_yaw"]
+    # Bins that hold no face say nothing.
+    bins = [name for name, *_ in YAW_BINS if faces[name]["faces"]]
+    model = ["model"] if with_model else []
+    counted = [f"{b} ({faces[b]['faces']} faces)" for b in bins]
+    every = [[*model, "pose", "MAE", *ANGLES, "geodesic", "missed", *counted]]
+    points = [[*model, "five points", "all", *bins, "missed"]]
+    for r in results:
+        start = [f"`{r['model']}`"] if with_model else []
         for way, one in ways_of(r).items():
             cells = [WAYS[way], *(figure(one[key], 2) for key in FIGURES), f"{one['missed']} of {one['faces']}"]
-            every.append([*start, *cells])
-            by_yaw.append([*start, WAYS[way], *(figure(one["by_yaw"][b]["mae"], 2) for b in bins)])
+            every.append([*start, *cells, *(figure(one["by_yaw"][b]["mae"], 2) for b in bins)])
         for way, one in points_of(r).items():
             shares = [_percent(one["nme5"]), *(_percent(one["by_yaw"][b]["nme5"]) for b in bins)]
             points.append([*start, WAYS[way], *shares, f"{one['missed']} of {one['faces']}"])
-    parts = [
-        "Head pose: degrees off, means over the faces found. MAE is the mean of yaw, pitch and roll, geodesic the "
-        "angle of the turn between the two poses. The constants answer the same pose for every face.",
-        markdown_table(every),
-        markdown_table(by_yaw),
-    ]
-    left_out = sum(r["left_out"] for r in results)
-    parts += [f"Left out for an angle beyond 99 degrees: {left_out} faces."] if left_out else []
+    parts = [f"On {where}:", markdown_table(every)]
     if len(points) > 1:
-        parts += ["Error of the five points, of the face's size, by labelled |yaw|:", markdown_table(points)]
+        parts += ["Error of the five points there, of the face's size, by labelled \\|yaw\\|:", markdown_table(points)]
     return parts
 
 

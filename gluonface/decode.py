@@ -1,7 +1,8 @@
 """NumPy decoders: what a network says about its anchors, in pixels, and the points that heatmaps show.
 
-Every function here has a HybridBlock twin in :mod:`gluonface.nn` (``anchors.py``, ``coder.py``, ``heatmap.py``) and a
-test that the two agree. Letters: N anchors, K landmarks, A anchors per cell, H W image, h w map.
+Every decoder here has a HybridBlock twin in :mod:`gluonface.nn` (``anchors.py``, ``coder.py``, ``heatmap.py``,
+``keypoints.py``) and a test that the two agree. Letters: N anchors, P proposals, S scale bins, K landmarks, A anchors
+per cell, H W image, h w map.
 """
 
 from __future__ import annotations
@@ -14,17 +15,30 @@ from .errors import InputError
 
 __all__ = [
     "HEATMAP_DECODERS",
+    "KPNET_SCALES",
     "POSE_BINS",
+    "SCORE_POINTS",
     "AnchorSpec",
+    "ScaleSpec",
     "anchors_for",
     "decode_boxes",
     "decode_heatmaps",
     "decode_points",
     "decode_pose",
+    "decode_scale",
+    "decode_scale_map",
     "encode_boxes",
     "encode_heatmaps",
     "encode_points",
     "encode_pose",
+    "encode_scale",
+    "encode_scale_map",
+    "face_scores",
+    "point_peaks",
+    "points_in_squares",
+    "squares_about",
+    "square_argmax",
+    "square_soft_argmax",
 ]
 
 
@@ -414,3 +428,294 @@ def _window_corner(best, height, width):
     row, column = np.divmod(best, width)
     side = 2 * FIT_RADIUS + 1
     return np.clip(row - FIT_RADIUS, 0, height - side), np.clip(column - FIT_RADIUS, 0, width - side)
+
+
+# ---- scale maps ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScaleSpec:
+    """How a scale map says where a face is and how large (KPNet, eq. 1).
+
+    A cell's channel is a size: there are 60 bins, ten an octave, over sizes from 2^5 to 2^11 of a photo whose long side
+    is 2048. A net sees pixels, not photos, so its bins are sizes in pixels of its input, fixed by the long side that
+    photos had in training: shown a photo at twice that side, it finds the faces twice as large.
+
+    Attributes
+    ----------
+    stride : int
+        Pixels per cell, N_s.
+    long_side : int
+        I_max in training: 256 makes the bins reach from 4.3 to 256 pixels.
+    bins : int
+        S.
+    """
+
+    stride: int = 2
+    long_side: int = 256
+    bins: int = 60
+
+    @property
+    def smallest(self) -> float:
+        """Size in pixels of a face of 2^5 in a photo of 2048, where bin 0 would be: 4 at a long side of 256."""
+        return self.long_side * 2.0**SCALE_FIRST_OCTAVE / SCALE_LONG_SIDE
+
+    def map_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """h, w of the map of an input of H, W."""
+        height, width = size_hw
+        return -(-height // self.stride), -(-width // self.stride)
+
+
+#: The paper's: total stride 2, trained at a long side of 256.
+KPNET_SCALES = ScaleSpec()
+
+# Of eq. 1.
+SCALE_LONG_SIDE, SCALE_FIRST_OCTAVE, BINS_PER_OCTAVE = 2048, 5, 10
+
+#: Standard deviation of eq. 3, in radii.
+SCALE_SIGMA = 0.1
+
+#: By K, the points whose peaks count in a face's score (eq. 8): left eye, right eye, nose.
+SCORE_POINTS = {5: (0, 1, 2), 19: (7, 10, 13), 68: (36, 45, 30)}
+
+# A cell belongs to a square when its centre lies inside or, as sides of whole cells are usual, on the border; this part
+# of a cell keeps rounding from deciding it.
+SQUARE_EDGE = 1e-3
+
+# Under a softmax, responses this far below the highest of the whole map count as this far: so the exponentials of a map
+# can be taken once, for all squares, and no square has a sum of zero.
+RESPONSE_DEPTH = 70.0
+
+
+def encode_scale(sizes: np.ndarray, spec: ScaleSpec = KPNET_SCALES) -> np.ndarray:
+    """Bins of face sizes (eq. 1); `decode_scale` is the inverse, to within half a bin or 3.5 %.
+
+    Parameters
+    ----------
+    sizes : ndarray (...)
+        Longer side of each face's box in pixels of the input, positive.
+    spec : ScaleSpec
+
+    Returns
+    -------
+    ndarray, int64, (...)
+        b, from 1 to S: rounded, and kept in this range.
+    """
+    octaves = np.log2(np.asarray(sizes, np.float64) / spec.smallest)
+    return np.clip(np.rint(BINS_PER_OCTAVE * octaves), 1, spec.bins).astype(np.int64)
+
+
+def decode_scale(bins: np.ndarray, spec: ScaleSpec = KPNET_SCALES) -> np.ndarray:
+    """Sizes in pixels, float32, that bins b from 1 to S (...) stand for."""
+    return (spec.smallest * 2 ** (np.asarray(bins, np.float64) / BINS_PER_OCTAVE)).astype(np.float32)
+
+
+def squares_about(centres: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Squares (..., 4) xyxy of some sides (...) about centres (..., 2)."""
+    half = np.asarray(sides)[..., None] / 2
+    return np.concatenate([centres - half, centres + half], axis=-1)
+
+
+def encode_scale_map(
+    centres: np.ndarray,
+    sizes: np.ndarray,
+    map_hw: tuple[int, int],
+    spec: ScaleSpec = KPNET_SCALES,
+    sigma: float = SCALE_SIGMA,
+) -> np.ndarray:
+    """What the scale map of some faces should be (eq. 2 and 3).
+
+    1 in the cell of a face's centre and the channel of its size; around it, in this channel, a Gaussian as far as
+    floor(b / 10) cells along each axis, with that radius as unit: exp(-(dx^2 + dy^2) / (2 r^2 sigma^2)). (The sign that
+    eq. 3 lacks is that of a Gaussian.) Radius 0, of faces under 8 pixels at a long side of 256, leaves the one cell.
+    With the paper's sigma of .1 a neighbour has .25 at radius 6, .14 at 5, .04 at 4 and hardly anything below. Where
+    faces meet, the higher value counts.
+
+    Parameters
+    ----------
+    centres : ndarray (M, 2)
+        x, y in pixels of the input. A face whose centre is outside the map has no target.
+    sizes : ndarray (M,)
+        See :func:`encode_scale`.
+    map_hw : (int, int)
+        h, w.
+    spec : ScaleSpec
+    sigma : float
+
+    Returns
+    -------
+    ndarray, float32, (S, h, w)
+        Bin b is channel b - 1.
+    """
+    height, width = map_hw
+    scale_map = np.zeros((spec.bins, height, width), np.float32)
+    cells = np.floor(np.asarray(centres, np.float64).reshape(-1, 2) / spec.stride).astype(np.int64)
+    for (x, y), b in zip(cells.tolist(), encode_scale(np.reshape(sizes, -1), spec).tolist()):
+        if not (0 <= x < width and 0 <= y < height):
+            continue
+        radius = b // BINS_PER_OCTAVE
+        top, left = max(y - radius, 0), max(x - radius, 0)
+        window = scale_map[b - 1, top : y + radius + 1, left : x + radius + 1]
+        # The least unit makes radius 0 the one cell.
+        unit = 2 * (max(radius, 1) * sigma) ** 2
+        down = np.exp(-((np.arange(window.shape[0]) + top - y) ** 2) / unit)
+        across = np.exp(-((np.arange(window.shape[1]) + left - x) ** 2) / unit)
+        np.maximum(window, down[:, None] * across, out=window)
+    return scale_map
+
+
+def decode_scale_map(
+    scale_map: np.ndarray, spec: ScaleSpec = KPNET_SCALES, count: int = 100, score_thresh: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Proposals of a scale map, best first; twin of :class:`gluonface.nn.keypoints.ScaleProposals`.
+
+    The peak filter: a cell proposes its best bin, and only where no cell of the 3x3 around it has a higher value in any
+    bin. Two faces are never centred within a cell of each other, while one face raises many bins and cells.
+
+    Parameters
+    ----------
+    scale_map : ndarray (S, h, w)
+        Logits.
+    spec : ScaleSpec
+    count : int
+        P, at most h * w.
+    score_thresh : float
+        Proposals of a lower probability are left out.
+
+    Returns
+    -------
+    squares : ndarray, float32, (P, 4)
+        xyxy in pixels of the input, about the centres of cells; they may reach beyond it. 0 where there are fewer.
+    probabilities : ndarray, float32, (P,)
+        0 where there are fewer.
+
+    Raises
+    ------
+    InputError
+        Other shape, or fewer cells than proposals.
+    """
+    scale_map = np.asarray(scale_map, np.float32)
+    if scale_map.ndim != 3 or len(scale_map) != spec.bins or not 1 <= count <= scale_map[0].size:
+        raise InputError(
+            f"expected a scale map ({spec.bins}, h, w) of at least {count} cells for as many proposals, "
+            f"got shape {scale_map.shape}"
+        )
+    best = scale_map.max(axis=0)
+    height, width = best.shape
+    padded = np.pad(best, 1, constant_values=-np.inf)
+    around = np.max([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=0)
+    flat = np.where(best >= around, best, -np.inf).ravel()
+    cells = np.argsort(-flat, kind="stable")[:count]
+    row, column = np.divmod(cells, width)
+    probabilities = 1 / (1 + np.exp(-np.maximum(flat[cells], -RESPONSE_DEPTH)))
+    probabilities = np.where(np.isfinite(flat[cells]) & (probabilities >= score_thresh), probabilities, 0)
+    centres = (np.stack([column, row], axis=1).astype(np.float32) + np.float32(0.5)) * spec.stride
+    squares = squares_about(centres, decode_scale(scale_map[:, row, column].argmax(axis=0) + 1, spec))
+    return np.where(probabilities[:, None] > 0, squares, 0), probabilities.astype(np.float32)
+
+
+def _cells_inside(squares: np.ndarray, map_hw: tuple[int, int], stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows (P, h) and columns (P, w) of a map have their centres in squares (P, 4) xyxy in pixels."""
+    edge = np.float32(SQUARE_EDGE * stride)
+    height, width = ((np.arange(side, dtype=np.float32) + np.float32(0.5)) * stride for side in map_hw)
+    rows = (height >= squares[:, 1, None] - edge) & (height <= squares[:, 3, None] + edge)
+    columns = (width >= squares[:, 0, None] - edge) & (width <= squares[:, 2, None] + edge)
+    return rows, columns
+
+
+def _windows(response: np.ndarray, squares: np.ndarray, stride: int):
+    """Of each square with cells: its number, the response (K, n, m) inside and the cells' first row and column."""
+    rows, columns = _cells_inside(squares, response.shape[1:], stride)
+    for number in np.flatnonzero(rows.any(axis=1) & columns.any(axis=1)):
+        inside = response[:, rows[number]][:, :, columns[number]]
+        yield number, inside, int(rows[number].argmax()), int(columns[number].argmax())
+
+
+def _softmax_weights(response: np.ndarray, beta: float) -> np.ndarray:
+    scaled = np.asarray(response, np.float32) * np.float32(beta)
+    return np.exp(np.maximum(scaled - scaled.max(axis=(1, 2), keepdims=True), -np.float32(RESPONSE_DEPTH)))
+
+
+def _in_square(x, y, square, stride):
+    """Places of cells x, y (K,), centres being whole and a half, in shares of a square's side, (K, 2)."""
+    return (np.stack([x, y], axis=-1) * stride - square[:2]) / (square[2] - square[0])
+
+
+def square_soft_argmax(response: np.ndarray, squares: np.ndarray, stride: int = 2, beta: float = 1.0) -> np.ndarray:
+    """Scale-adaptive soft-argmax: mean place of each response in each square, under the softmax inside it.
+
+    Eq. 5 and 6; twin of :class:`gluonface.nn.keypoints.SquareSoftArgmax`. Cells count whose centre is in the square;
+    those beyond the map's border do not exist, so that there the mean is over what the map has of the square.
+
+    Parameters
+    ----------
+    response : ndarray (K, h, w)
+    squares : ndarray (P, 4)
+        xyxy in pixels of the input.
+    stride : int
+        Pixels per cell.
+    beta : float
+        What the response is multiplied with, 1 / temperature.
+
+    Returns
+    -------
+    ndarray, float32, (P, K, 2)
+        x, y in shares of the square's side from its top left corner, 0..1; 0 for a square without cells.
+    """
+    weights = _softmax_weights(response, beta)
+    squares = np.asarray(squares, np.float32).reshape(-1, 4)
+    places = np.zeros((len(squares), len(weights), 2), np.float32)
+    for number, inside, top, left in _windows(weights, squares, stride):
+        total = inside.sum(axis=(1, 2))
+        x = inside.sum(axis=1) @ (np.arange(inside.shape[2]) + left + 0.5) / total
+        y = inside.sum(axis=2) @ (np.arange(inside.shape[1]) + top + 0.5) / total
+        places[number] = _in_square(x, y, squares[number], stride)
+    return places
+
+
+def square_argmax(response: np.ndarray, squares: np.ndarray, stride: int = 2) -> np.ndarray:
+    """Place of each response's highest cell in each square, as `square_soft_argmax` has it.
+
+    The plain argmax of the paper's ablation (Table 2); twin of :class:`gluonface.nn.keypoints.SquareArgmax`.
+
+    Returns
+    -------
+    ndarray, float32, (P, K, 2)
+    """
+    weights = _softmax_weights(response, 1.0)
+    squares = np.asarray(squares, np.float32).reshape(-1, 4)
+    places = np.zeros((len(squares), len(weights), 2), np.float32)
+    for number, inside, top, left in _windows(weights, squares, stride):
+        row, column = np.divmod(inside.reshape(len(inside), -1).argmax(axis=1), inside.shape[2])
+        places[number] = _in_square(column + left + 0.5, row + top + 0.5, squares[number], stride)
+    return places
+
+
+def point_peaks(response: np.ndarray, squares: np.ndarray, stride: int = 2, beta: float = 1.0) -> np.ndarray:
+    """How high the softmax of each response peaks in each square, float32 (P, K): 1 where one cell has it all.
+
+    Twin of :class:`gluonface.nn.keypoints.PointPeaks`; parameters as of `square_soft_argmax`. 0 for a square without
+    cells.
+    """
+    weights = _softmax_weights(response, beta)
+    squares = np.asarray(squares, np.float32).reshape(-1, 4)
+    peaks = np.zeros((len(squares), len(weights)), np.float32)
+    for number, inside, _, _ in _windows(weights, squares, stride):
+        peaks[number] = inside.max(axis=(1, 2)) / inside.sum(axis=(1, 2))
+    return peaks
+
+
+def face_scores(probabilities: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """Scores (P,) of faces (eq. 8): the proposals' probabilities (P,) and the peaks (P, 3) of eyes and nose.
+
+    Their mean, not their sum, so that a score is within 0..1; the order is the same. A proposal of probability 0 is no
+    face and has 0.
+    """
+    scores = (probabilities + peaks.sum(axis=-1)) / (1 + peaks.shape[-1])
+    return np.where(probabilities > 0, scores, 0)
+
+
+def points_in_squares(places: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Places (..., P, K, 2) in shares of squares (..., P, 4) xyxy, as points in the squares' pixels."""
+    low, side = squares[..., None, :2], (squares[..., 2:] - squares[..., :2])[..., None, :]
+    return low + places * side

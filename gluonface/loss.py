@@ -1,4 +1,7 @@
-"""Losses of the papers, as HybridBlocks. Letters: B batch, N anchors, P anchors with a pose, K landmarks, h w map."""
+"""Losses of the papers, as HybridBlocks.
+
+Letters: B batch, N anchors, P anchors with a pose or squares, K landmarks, S scale bins, h w map.
+"""
 
 from __future__ import annotations
 
@@ -350,3 +353,109 @@ class HeatmapLoss(nn.HybridBlock):
     def _mean(self, F, values, chosen):
         """Mean (B,) of the chosen values (B, K), 0 where none is."""
         return F.sum(values * chosen, axis=1) / F.maximum(F.sum(chosen, axis=1), 1)
+
+
+class MapLoss(nn.HybridBlock):
+    """Binary cross-entropy of a map of logits (KPNet eq. 4): of the scale map, and of the response map where points are
+    read by argmax.
+
+    The sum over the cells and channels that count, divided by the number of all: those that are ignored do not make the
+    others count more.
+
+    Parameters
+    ----------
+    weight : float
+        The paper's 10,000: of the million numbers of a scale map a few are faces.
+    """
+
+    def __init__(self, weight: float = 10_000.0, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def hybrid_forward(self, F, logits, targets):
+        """Logits (B, C, h, w) and targets of the same shape, 0..1 or -1 where ignored, to losses (B,)."""
+        losses = F.Activation(logits, act_type="softrelu") - logits * targets
+        return F.mean(losses * (targets >= 0), axis=(1, 2, 3)) * self.weight
+
+
+class SquarePointsLoss(nn.HybridBlock):
+    """Half the squared distance of points in squares, mean over the K points (KPNet eq. 7), summed over an image's
+    squares and multiplied by the image's normaliser.
+
+    Parameters
+    ----------
+    weight : float
+        The paper's 1.
+    """
+
+    def __init__(self, weight: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def hybrid_forward(self, F, places, place_targets, place_masks, normaliser):
+        """Loss per image.
+
+        Parameters
+        ----------
+        places : (B, P, K, 2)
+            From ``net.network.reader``, in shares of the squares' sides.
+        place_targets : (B, P, K, 2)
+        place_masks : (B, P, K)
+            See :class:`gluonface.targets.KPNetTargets`. A point that is not known counts as found.
+        normaliser : (B,)
+            Images in the global batch / squares in it, see `AnchorLoss`.
+
+        Returns
+        -------
+        (B,)
+        """
+        losses = F.sum(F.square(places - place_targets), axis=3) * place_masks
+        return F.sum(F.mean(losses, axis=2), axis=1) / 2 * normaliser * self.weight
+
+
+class TagLoss(nn.HybridBlock):
+    """Loss of associative embedding (Newell, Huang, Deng 2017, section 3.2): the tags of a face's points are drawn to
+    their mean, and the means of two faces apart.
+
+    Parameters
+    ----------
+    pull, push : float
+        Weights of both parts.
+    """
+
+    def __init__(self, pull: float = 1.0, push: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.pull, self.push = pull, push
+
+    def hybrid_forward(self, F, tags, cells, masks):
+        """Loss per image.
+
+        Parameters
+        ----------
+        tags : (B, K, h, w)
+        cells : (B, P, K)
+            Number of the cell of each face's points, row by row; see :class:`gluonface.targets.TagTargets`.
+        masks : (B, P, K)
+            1 for a point that is there.
+
+        Returns
+        -------
+        (B,)
+            Squared distances from the mean, mean over points and faces; exp(-d^2 / 2) of means d apart, mean over pairs
+            of different faces.
+        """
+        image = F.broadcast_like(F.contrib.arange_like(cells, axis=0).reshape((-1, 1, 1)), cells)
+        point = F.broadcast_like(F.contrib.arange_like(cells, axis=2).reshape((1, 1, -1)), cells)
+        told = F.gather_nd(tags.reshape((0, 0, -3)), F.stack(image, point, cells, axis=0))
+        count = F.sum(masks, axis=2, keepdims=True)
+        mean = F.sum(told * masks, axis=2, keepdims=True) / F.maximum(count, 1)
+        there = (count > 0).reshape((0, -1))
+        faces = F.sum(there, axis=1)
+        pull = F.sum(F.square(F.broadcast_sub(told, mean)) * masks, axis=2) / F.maximum(count, 1).reshape((0, -1))
+        pull = F.sum(pull, axis=1) / F.maximum(faces, 1)
+        apart = F.broadcast_sub(mean, mean.transpose((0, 2, 1)))
+        both = F.broadcast_mul(there.expand_dims(2), there.expand_dims(1))
+        # Each face beside itself adds 1.
+        push = F.sum(F.exp(-F.square(apart) / 2) * both, axis=(1, 2)) - faces
+        push = push / F.maximum(faces * (faces - 1), 1)
+        return pull * self.pull + push * self.push

@@ -1,18 +1,35 @@
 """Labels to training targets, in NumPy, in the workers.
 
-Letters: N anchors, M labelled faces, K landmarks.
+Letters: N anchors, M labelled faces, P squares, K landmarks, S scale bins.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from .decode import LIGHT_ANCHORS, AnchorSpec, anchors_for, encode_boxes, encode_heatmaps, encode_points, encode_pose
+from .decode import (
+    KPNET_SCALES,
+    LIGHT_ANCHORS,
+    SCALE_SIGMA,
+    AnchorSpec,
+    ScaleSpec,
+    anchors_for,
+    decode_scale,
+    encode_boxes,
+    encode_heatmaps,
+    encode_points,
+    encode_pose,
+    encode_scale,
+    encode_scale_map,
+    squares_about,
+)
+from .errors import InputError
 from .geometry import box_ioa, box_iou
 
-__all__ = ["AnchorTargets", "HeatmapTargets", "MOSTargets", "match_anchors"]
+__all__ = ["AnchorTargets", "HeatmapTargets", "KPNetTargets", "MOSTargets", "TagTargets", "match_anchors"]
 
 #: ``cls_targets`` of an anchor that is neither face nor background.
 IGNORED = -1
@@ -281,3 +298,203 @@ class HeatmapTargets:
         inside = known & (cells >= 0).all(axis=-1) & (cells <= self.map_hw[::-1]).all(axis=-1)
         masks = np.where(inside, 1, np.where(known, 0.5, 0)).astype(np.float32)
         return encode_heatmaps(cells, self.map_hw, self.sigma), np.where(known[:, None], cells, 0), masks
+
+
+@dataclass(frozen=True)
+class KPNetTargets:
+    """Training targets of KPNet.
+
+    Points are learnt in squares like those that the net will propose: a proposal is about the centre of a cell, its
+    side is that of a bin, and it may be off by a cell and by a bin.
+
+    Attributes
+    ----------
+    size_hw : (int, int)
+        Network input in pixels.
+    num_points : int
+        K: 5 takes ``landmarks5`` of the labels, another number their ``landmarks`` where they are of that scheme.
+    spec : ScaleSpec
+    sigma : float
+        See :func:`gluonface.decode.encode_scale_map`.
+    min_face : float
+        Faces whose longer side has fewer pixels of the input are ignored. None: those of less than 2^5 in a photo of
+        2048, which are 4 at a long side of 256 and the 20 in a photo of 1280 from which on the paper finds faces.
+    max_squares : int
+        P.
+    per_face : int
+        Squares of each face, as far as there is room; each face has one before any has two.
+    jitter_cells, jitter_bins : int
+        By how many cells along each axis, and by how many bins, a square may be off: whole numbers, evenly drawn.
+    response_map : bool
+        Give a target of the response map, too, for reading points by argmax.
+    """
+
+    size_hw: tuple[int, int]
+    num_points: int = 5
+    spec: ScaleSpec = KPNET_SCALES
+    sigma: float = SCALE_SIGMA
+    min_face: float | None = None
+    max_squares: int = 32
+    per_face: int = 1
+    jitter_cells: int = 1
+    jitter_bins: int = 1
+    response_map: bool = False
+
+    def __post_init__(self):
+        if min(self.max_squares, self.per_face) < 1 or min(self.jitter_cells, self.jitter_bins) < 0:
+            raise InputError(
+                "expected max_squares and per_face of at least 1 and jitters of at least 0, got "
+                f"{self.max_squares}, {self.per_face}, {self.jitter_cells}, {self.jitter_bins}"
+            )
+        if not self.smallest_face > 0:
+            raise InputError(f"expected min_face to be positive, got {self.min_face}")
+
+    @property
+    def smallest_face(self) -> float:
+        """Longer side of the smallest face that is learnt."""
+        return self.spec.smallest if self.min_face is None else self.min_face
+
+    def encode_labels(self, labels, rng: np.random.Generator | None = None) -> tuple[np.ndarray, ...]:
+        """Targets of one image.
+
+        Parameters
+        ----------
+        labels : gluonface.data.base.FaceLabels
+            ``points_only`` faces have squares, but are ignored in the scale map.
+        rng : numpy.random.Generator, optional
+            Draws the jitter. Without, it follows from the boxes: a view has the same targets in any worker, another
+            view of the photo others.
+
+        Returns
+        -------
+        scale_targets : ndarray, float32, (S, h, w)
+            0..1; -1, in all bins, for the cells whose centres are in an ignored region or in a face too small to learn,
+            where no face is learnt.
+        squares : ndarray, float32, (P, 4)
+            xyxy in pixels of the input, largest faces first; 0 where there are fewer.
+        place_targets : ndarray, float32, (P, K, 2)
+            x, y in shares of the square's side from its top left corner.
+        place_masks : ndarray, float32, (P, K)
+            1 for a point that is known and can be found: inside its square and the input.
+        response_targets : ndarray, float32, (K, h, w)
+            With ``response_map``: 1 in the cell of each known point of a labelled face, else 0; -1 as above.
+        """
+        boxes = np.asarray(labels.boxes, np.float64)
+        sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        faces = ~labels.ignore & (sizes >= self.smallest_face)
+        learnt = faces & ~labels.points_only
+        map_hw = self.spec.map_hw(self.size_hw)
+        scale_targets = encode_scale_map(centres[learnt], sizes[learnt], map_hw, self.spec, self.sigma)
+        ignored = self._inside(boxes[~learnt], map_hw)
+        # A face under an ignored region stays one; its bin's Gaussian, not the whole of its cells.
+        scale_targets[ignored & (scale_targets == 0)] = -1
+        points = self._points(labels)
+        if rng is None:
+            rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(labels.boxes).tobytes()))
+        squares, faces_of = self._squares(centres, sizes, faces & np.isfinite(points).all(axis=2).any(axis=1), rng)
+        found = squares, *self._places(points, squares, faces_of)
+        if not self.response_map:
+            return scale_targets, *found
+        return scale_targets, *found, self._response(points[faces], map_hw, ignored)
+
+    def _points(self, labels) -> np.ndarray:
+        """Points (M, K, 2) of all labels, NaN where unknown."""
+        if self.num_points == 5:
+            return labels.landmarks5
+        if labels.landmarks is not None and labels.landmarks.shape[1] == self.num_points:
+            return labels.landmarks
+        return np.full((len(labels.boxes), self.num_points, 2), np.nan, np.float32)
+
+    def _inside(self, boxes: np.ndarray, map_hw: tuple[int, int]) -> np.ndarray:
+        """Which cells (h, w) have their centres in one of the boxes."""
+        y, x = ((np.arange(side) + 0.5) * self.spec.stride for side in map_hw)
+        inside = np.zeros(map_hw, bool)
+        for x1, y1, x2, y2 in boxes:
+            inside |= ((y >= y1) & (y <= y2))[:, None] & ((x >= x1) & (x <= x2))
+        return inside
+
+    def _squares(self, centres, sizes, chosen, rng) -> tuple[np.ndarray, np.ndarray]:
+        """Squares (P, 4), and the number of the face of each that is one."""
+        height, width = self.spec.map_hw(self.size_hw)
+        cells = np.floor(centres / self.spec.stride)
+        chosen &= (cells >= 0).all(axis=1) & (cells < (width, height)).all(axis=1)
+        faces = np.flatnonzero(chosen)
+        faces = np.tile(faces[np.argsort(-sizes[faces], kind="stable")], self.per_face)[: self.max_squares]
+        off = rng.integers(-self.jitter_cells, self.jitter_cells + 1, (len(faces), 2))
+        cells = np.clip(cells[faces] + off, 0, (width - 1, height - 1))
+        bins = np.zeros(0, np.int64)
+        if len(faces):
+            off = rng.integers(-self.jitter_bins, self.jitter_bins + 1, len(faces))
+            bins = np.clip(encode_scale(sizes[faces], self.spec) + off, 1, self.spec.bins)
+        squares = np.zeros((self.max_squares, 4), np.float32)
+        squares[: len(faces)] = squares_about((cells + 0.5) * self.spec.stride, decode_scale(bins, self.spec))
+        return squares, faces
+
+    def _places(self, points, squares, faces) -> tuple[np.ndarray, np.ndarray]:
+        targets = np.zeros((self.max_squares, self.num_points, 2), np.float32)
+        masks = np.zeros((self.max_squares, self.num_points), np.float32)
+        if len(faces):
+            own, low = points[faces], squares[: len(faces), None, :2]
+            places = (own - low) / (squares[: len(faces), None, 2:] - low)
+            there = (places >= 0) & (places <= 1) & (own >= 0) & (own <= np.array(self.size_hw[::-1]))
+            masks[: len(faces)] = there.all(axis=2)
+            targets[: len(faces)] = np.where(masks[: len(faces), :, None] > 0, places, 0)
+        return targets, masks
+
+    def _response(self, points, map_hw, ignored) -> np.ndarray:
+        response = np.broadcast_to(np.where(ignored, np.float32(-1), np.float32(0)), (self.num_points, *map_hw)).copy()
+        for face in points:
+            for k in np.flatnonzero(np.isfinite(face).all(axis=1)):
+                x, y = np.floor(face[k] / self.spec.stride).astype(np.int64)
+                if 0 <= y < map_hw[0] and 0 <= x < map_hw[1]:
+                    response[k, y, x] = 1
+        return response
+
+
+@dataclass(frozen=True)
+class TagTargets:
+    """Training targets of associative embedding on KPNet's backbone, for `gluonface.loss.MapLoss` and
+    `gluonface.loss.TagLoss`.
+
+    Attributes
+    ----------
+    size_hw : (int, int)
+        Network input in pixels.
+    num_points : int
+        K.
+    max_faces : int
+        P, largest first.
+    spec : ScaleSpec
+    """
+
+    size_hw: tuple[int, int]
+    num_points: int = 5
+    max_faces: int = 32
+    spec: ScaleSpec = KPNET_SCALES
+
+    def encode_labels(self, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Targets of one image from its :class:`gluonface.data.base.FaceLabels`.
+
+        Returns
+        -------
+        response_targets : ndarray, float32, (K, h, w)
+            As of `KPNetTargets`.
+        cells : ndarray, float32, (P, K)
+            Number of the cell of each point, row by row; 0 where there is none.
+        masks : ndarray, float32, (P, K)
+            1 for a point that is known and inside the input.
+        """
+        maps = KPNetTargets(self.size_hw, self.num_points, self.spec, response_map=True)
+        *_, response = maps.encode_labels(labels)
+        points, (height, width) = maps._points(labels), self.spec.map_hw(self.size_hw)
+        boxes = np.asarray(labels.boxes, np.float64)
+        sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+        faces = np.flatnonzero(~labels.ignore & (sizes >= maps.smallest_face) & np.isfinite(points).any(axis=(1, 2)))
+        faces = faces[np.argsort(-sizes[faces], kind="stable")][: self.max_faces]
+        column, row = np.moveaxis(np.floor(points[faces] / self.spec.stride), -1, 0)
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)  # not so for NaN
+        cells, masks = np.zeros((2, self.max_faces, self.num_points), np.float32)
+        masks[: len(faces)] = inside
+        cells[: len(faces)] = np.where(inside, row * width + column, 0)
+        return response, cells, masks

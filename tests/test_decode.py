@@ -3,21 +3,35 @@ import pytest
 
 from gluonface.decode import (
     HEATMAP_DECODERS,
+    KPNET_SCALES,
     LIGHT_ANCHORS,
     POSE_BIN_CENTRES,
     POSE_BINS,
+    SCORE_POINTS,
     AnchorSpec,
+    ScaleSpec,
     anchors_for,
     decode_boxes,
     decode_heatmaps,
     decode_points,
     decode_pose,
+    decode_scale,
+    decode_scale_map,
     encode_boxes,
     encode_heatmaps,
     encode_points,
     encode_pose,
+    encode_scale,
+    encode_scale_map,
+    face_scores,
+    point_peaks,
+    points_in_squares,
+    square_argmax,
+    square_soft_argmax,
+    squares_about,
 )
 from gluonface.errors import InputError
+from gluonface.faces import SCHEMES
 
 
 @pytest.fixture
@@ -185,3 +199,175 @@ def test_an_unknown_decoder_and_maps_too_small_are_refused():
 def test_an_unknown_point_has_an_empty_map():
     maps = encode_heatmaps([[np.nan, np.nan], [2.5, 1.5]], (5, 6), 1.0)
     assert maps.shape == (2, 5, 6) and not maps[0].any() and maps[1, 1, 2] == 1
+
+
+# Scale maps
+
+
+def test_bins_are_those_of_equation_1(rng):
+    sizes = rng.uniform(4.4, 250, 500)
+    by_hand = 10 * (np.log2(sizes * 2048 / 256) - 5)
+    assert (np.abs(encode_scale(sizes) - by_hand) <= 0.5).all()
+    # The same photo, looked at larger in training, has the same bins.
+    np.testing.assert_array_equal(encode_scale(sizes * 2.5, ScaleSpec(long_side=640)), encode_scale(sizes))
+
+
+def test_bins_reach_from_2_to_the_5_to_2_to_the_11_of_a_photo_of_2048_and_are_kept_there():
+    whole = ScaleSpec(long_side=2048)
+    assert encode_scale([2**6, 2**10.5, 2**11], whole).tolist() == [10, 55, 60]
+    assert encode_scale([1, 2**5, 2**12], whole).tolist() == [1, 1, 60]
+    assert KPNET_SCALES.smallest == 4 and decode_scale(60) == 256
+
+
+def test_a_bin_s_size_is_within_3_5_percent_of_the_face_s(rng):
+    sizes = rng.uniform(4.2, 256, 500)
+    assert (np.abs(np.log(decode_scale(encode_scale(sizes)) / sizes)) <= np.log(2) / 20 + 1e-6).all()
+    assert encode_scale(decode_scale(np.arange(1, 61))).tolist() == list(range(1, 61))
+
+
+def test_the_scale_map_is_equations_2_and_3_cell_by_cell(rng):
+    centres, sizes, shape = rng.uniform(0, 60, (12, 2)), 2 ** rng.uniform(2, 8, 12), (28, 30)
+    sizes[:3], centres[0], centres[1] = 200, (1, 1), (59, 55)
+    found = encode_scale_map(centres, sizes, shape)
+    wanted = np.zeros((60, *shape))
+    for (x, y), b in zip(np.floor(centres / 2), encode_scale(sizes)):
+        radius = int(b // 10)
+        for i in range(shape[0]):
+            for j in range(shape[1]):
+                if max(abs(i - y), abs(j - x)) <= radius:
+                    away = 0 if radius == 0 else ((i - y) / radius) ** 2 + ((j - x) / radius) ** 2
+                    wanted[b - 1, i, j] = max(wanted[b - 1, i, j], np.exp(-away / (2 * 0.1**2)))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert (found == 1).sum() >= 10 and ((found > 0.1) & (found < 1)).any()
+
+
+def test_a_face_centred_outside_has_no_target():
+    assert not encode_scale_map([[-1, 10], [10, 41]], [30, 30], (20, 20)).any()
+    assert encode_scale_map(np.zeros((0, 2)), np.zeros(0), (20, 20)).shape == (60, 20, 20)
+
+
+def logits(probabilities):
+    clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
+    return np.log(clipped / (1 - clipped)).astype(np.float32)
+
+
+def test_proposals_of_a_perfect_map_are_the_faces():
+    centres, sizes = np.array([[21, 31], [90.5, 60], [60, 100]]), np.array([12.0, 100, 40])
+    squares, probabilities = decode_scale_map(logits(encode_scale_map(centres, sizes, (64, 64))), count=10)
+    squares[probabilities < 0.1] = probabilities[probabilities < 0.1] = 0
+    assert squares.shape == (10, 4) and (probabilities > 0).sum() == 3 and not squares[3:].any()
+    found = {tuple(((s[:2] + s[2:]) / 2).tolist()): s[2] - s[0] for s in squares[:3]}
+    for centre, size in zip(centres, sizes):
+        side = found[tuple((np.floor(centre / 2) * 2 + 1).tolist())]
+        assert side == pytest.approx(size, rel=0.036)
+
+
+def test_proposals_are_sorted_and_those_below_the_threshold_left_out():
+    scale_map = np.full((60, 20, 20), -9.0, np.float32)
+    for (b, y, x), value in {(30, 3, 3): 0.0, (10, 10, 10): 2.0, (40, 16, 5): -1.0}.items():
+        scale_map[b, y, x] = value
+    _, probabilities = decode_scale_map(scale_map, count=3)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp([-2.0, 0, 1])), rtol=1e-5)
+    assert (decode_scale_map(scale_map, count=3, score_thresh=0.4)[1] > 0).tolist() == [True, True, False]
+
+
+def test_of_neighbouring_cells_only_the_highest_proposes_whatever_the_bins(rng):
+    scale_map = rng.normal(-5, 1, (60, 24, 24)).astype(np.float32)
+    squares, probabilities = decode_scale_map(scale_map, count=200)
+    cells = np.floor((squares[probabilities > 0, :2] + squares[probabilities > 0, 2:]) / 4).astype(int)
+    best = scale_map.max(axis=0)
+    assert 20 < len(cells) < 100
+    for x, y in cells:
+        assert best[y, x] == best[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max()
+    apart = np.abs(cells[:, None] - cells[None]).max(axis=2) + 2 * np.eye(len(cells))
+    assert apart.min() >= 2
+
+
+def test_a_scale_map_of_another_form_is_refused():
+    with pytest.raises(InputError, match=r"expected a scale map \(60, h, w\)"):
+        decode_scale_map(np.zeros((59, 8, 8)))
+    with pytest.raises(InputError, match="at least 100 cells"):
+        decode_scale_map(np.zeros((60, 8, 8)))
+
+
+def by_loops(response, square, stride=2, beta=1.0):
+    """Mean place, highest cell and peak of one response in one square, cell by cell."""
+    x1, y1, x2, y2 = square
+    cells = []
+    for i in range(response.shape[0]):
+        for j in range(response.shape[1]):
+            x, y = (j + 0.5) * stride, (i + 0.5) * stride
+            if x1 - 1e-3 <= x <= x2 + 1e-3 and y1 - 1e-3 <= y <= y2 + 1e-3:
+                cells.append((response[i, j], (x - x1) / (x2 - x1), (y - y1) / (y2 - y1)))
+    values, xs, ys = np.array(cells, np.float64).T
+    weights = np.exp(beta * (values - values.max()))
+    weights /= weights.sum()
+    return (weights @ xs, weights @ ys), (xs[values.argmax()], ys[values.argmax()]), weights.max()
+
+
+# Inside; beyond each border; beyond all; of one cell; of whole cells, whose borders go through centres.
+SQUARES = np.array(
+    [
+        *([10, 12, 22.7, 24.7], [-9, 5, 8, 22], [30, -6, 52, 16], [3, 30, 33, 60], [-20, -20, 80, 80]),
+        *([8.5, 8.5, 10, 10], [5, 7, 13, 15], [37, 31, 39.1, 33.1]),
+    ],
+    np.float32,
+)
+
+
+def test_points_in_squares_are_found_as_by_loops(rng):
+    response = rng.normal(0, 3, (3, 18, 20)).astype(np.float32)
+    for beta in (1.0, 0.3):
+        places, peaks = square_soft_argmax(response, SQUARES, beta=beta), point_peaks(response, SQUARES, beta=beta)
+        highest = square_argmax(response, SQUARES)
+        for p, square in enumerate(SQUARES):
+            for k in range(3):
+                mean, best, peak = by_loops(response[k], square, beta=beta)
+                np.testing.assert_allclose(places[p, k], mean, atol=1e-4)
+                np.testing.assert_allclose(highest[p, k], best, atol=1e-5)
+                assert peaks[p, k] == pytest.approx(peak, rel=1e-4)
+
+
+def test_soft_argmax_finds_a_peak_within_a_fraction_of_a_cell(rng):
+    points = rng.uniform(20, 60, (1, 30, 2))
+    response = 20 * encode_heatmaps(points[0] / 2, (40, 40), 1.5) - 10
+    square = np.float32([[10, 10, 70, 70]])
+    found = points_in_squares(square_soft_argmax(response, square), square)
+    assert np.abs(found - points).max() < 0.3
+    assert np.abs(points_in_squares(square_argmax(response, square), square) - points).max() <= 1.001
+
+
+def test_what_is_outside_a_square_does_not_matter_unless_it_is_beyond_all_measure(rng):
+    response = rng.normal(0, 1, (1, 20, 20)).astype(np.float32)
+    square = np.float32([[8, 8, 20, 20]])
+    alone = square_soft_argmax(response, square)
+    response[0, 15, 15] = 40
+    np.testing.assert_allclose(square_soft_argmax(response, square), alone, atol=1e-5)
+    response[0, 15, 15] = 1e6
+    place, peak = square_soft_argmax(response, square), point_peaks(response, square)
+    np.testing.assert_allclose(place, 0.5, atol=0.05)  # nothing is left to tell the cells apart by
+    assert 0 < peak < 0.05
+
+
+def test_a_square_beside_the_map_or_none_has_no_place():
+    response, squares = np.ones((2, 8, 8)), np.float32([[20, 20, 30, 30], [0, 0, 0, 0], [-8, 2, -2, 8]])
+    for found in (square_soft_argmax(response, squares), square_argmax(response, squares)):
+        assert found.shape == (3, 2, 2) and not found.any()
+    assert not point_peaks(response, squares).any()
+    assert square_soft_argmax(response, np.zeros((0, 4))).shape == (0, 2, 2)
+
+
+def test_scores_are_the_mean_of_the_proposal_and_three_peaks():
+    peaks = np.array([[0.2, 0.4, 0.6], [1, 1, 1], [0.5, 0.5, 0.5]])
+    np.testing.assert_allclose(face_scores(np.array([0.8, 1, 0]), peaks), [0.5, 1, 0])
+
+
+def test_the_points_that_score_are_of_the_eyes_and_the_nose():
+    for count, chosen in SCORE_POINTS.items():
+        scheme = SCHEMES[str(count)]
+        for point, part in zip(chosen, scheme.five, strict=False):
+            assert point in part
+
+
+def test_squares_are_about_their_centres():
+    np.testing.assert_allclose(squares_about(np.array([[3.0, 5]]), np.array([4.0])), [[1, 3, 5, 7]])

@@ -4,7 +4,17 @@ import pytest
 from gluonface._compat import mx
 from gluonface.decode import POSE_BINS, decode_pose, encode_heatmaps, encode_pose
 from gluonface.errors import InputError
-from gluonface.loss import AnchorLoss, DensePointsLoss, HeatmapLoss, PoseLoss, SmallBoxLoss, UncertaintyWeights
+from gluonface.loss import (
+    AnchorLoss,
+    DensePointsLoss,
+    HeatmapLoss,
+    MapLoss,
+    PoseLoss,
+    SmallBoxLoss,
+    SquarePointsLoss,
+    TagLoss,
+    UncertaintyWeights,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -379,3 +389,83 @@ def test_descending_a_heatmap_loss_draws_the_gaussian(kind):
 def test_an_unknown_heatmap_loss_is_refused():
     with pytest.raises(InputError, match="mse, awing, got 'l1'"):
         HeatmapLoss((8, 8), "l1")
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_map_loss_is_equation_4_times_its_weight(hybrid):
+    logits = RNG.normal(0, 3, (2, 6, 5, 4))
+    targets = np.where(RNG.uniform(size=logits.shape) < 0.2, RNG.uniform(size=logits.shape), 0)
+    targets[RNG.uniform(size=logits.shape) < 0.3] = -1
+    loss = MapLoss()
+    if hybrid:
+        loss.hybridize()
+    wanted = np.zeros(2)
+    for index in np.ndindex(logits.shape):
+        p, t = 1 / (1 + np.exp(-logits[index])), targets[index]
+        if t >= 0:
+            wanted[index[0]] -= (t * np.log(p) + (1 - t) * np.log(1 - p)) / (6 * 5 * 4)
+    np.testing.assert_allclose(loss(mx.nd.array(logits), mx.nd.array(targets)).asnumpy(), 10_000 * wanted, rtol=1e-4)
+
+
+def test_ignored_and_wild_cells_of_a_map_have_sound_gradients():
+    targets = mx.nd.array([[[[-1, 0, 1, 0.5, -1]]]])
+    x = mx.nd.array([[[[3, 200, -200, 0, -300]]]])
+    x.attach_grad()
+    with mx.autograd.record():
+        loss = MapLoss(5.0)(x, targets)
+    loss.backward()
+    np.testing.assert_allclose(x.grad.asnumpy().ravel(), [0, 1, -1, 0, 0], atol=1e-6)
+    assert loss.asscalar() == pytest.approx(200 + 200 + np.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_loss_of_points_in_squares_is_equation_7_summed_over_the_squares(hybrid):
+    places, targets = RNG.uniform(size=(2, 2, 3, 4, 2))
+    masks = (RNG.uniform(size=(2, 3, 4)) < 0.7).astype(float)
+    normaliser = np.array([0.5, 2.0])
+    loss = SquarePointsLoss(3.0)
+    if hybrid:
+        loss.hybridize()
+    wanted = np.zeros(2)
+    for b, p, k in np.ndindex(masks.shape):
+        wanted[b] += masks[b, p, k] * ((places[b, p, k] - targets[b, p, k]) ** 2).sum() / (2 * 4)
+    found = loss(*(mx.nd.array(a) for a in (places, targets, masks, normaliser)))
+    np.testing.assert_allclose(found.asnumpy(), 3 * wanted * normaliser, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_tag_loss_pulls_a_face_together_and_pushes_faces_apart(hybrid):
+    tags = RNG.normal(0, 1, (3, 4, 6, 5))
+    cells, masks = RNG.integers(0, 30, (3, 3, 4)), (RNG.uniform(size=(3, 3, 4)) < 0.7).astype(float)
+    masks[0, 0], masks[1, 1:], masks[2] = 1, 0, 0
+    loss = TagLoss(pull=0.5, push=2.0)
+    if hybrid:
+        loss.hybridize()
+    wanted = np.zeros(3)
+    for b in range(3):
+        means, pulls = [], []
+        for p in range(3):
+            own = np.array([tags[b, k].ravel()[cells[b, p, k]] for k in range(4) if masks[b, p, k]])
+            if len(own):
+                means.append(own.mean())
+                pulls.append(((own - own.mean()) ** 2).mean())
+        pairs = [np.exp(-((a - c) ** 2) / 2) for i, a in enumerate(means) for j, c in enumerate(means) if i != j]
+        wanted[b] = 0.5 * (np.mean(pulls) if pulls else 0) + 2 * (np.mean(pairs) if pairs else 0)
+    assert wanted[0] > 0 and wanted[2] == 0
+    found = loss(*(mx.nd.array(a) for a in (tags, cells, masks))).asnumpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_descending_the_tag_loss_gives_each_face_a_tag_of_its_own():
+    x = mx.nd.array(RNG.normal(0, 0.1, (1, 2, 4, 4)))
+    cells, masks = mx.nd.array([[[0, 1], [5, 6], [10, 11]]]), mx.nd.ones((1, 3, 2))
+    x.attach_grad()
+    for _ in range(500):
+        with mx.autograd.record():
+            total = TagLoss()(x, cells, masks)
+        total.backward()
+        x -= 0.3 * x.grad
+    a, b, c = (x[0, :, :, :].reshape((2, 16)).asnumpy()[[0, 1], pair] for pair in ([0, 1], [5, 6], [10, 11]))
+    for tags in (a, b, c):
+        assert abs(tags[0] - tags[1]) < 0.1
+    assert min(abs(a[0] - b[0]), abs(b[0] - c[0]), abs(a[0] - c[0])) > 1

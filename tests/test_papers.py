@@ -5,8 +5,9 @@ import math
 import pytest
 
 from gluonface._compat import mx
-from gluonface.decode import LIGHT_ANCHORS
-from gluonface.model_zoo import get_model, heatmap, list_models, model_facts
+from gluonface.decode import KPNET_SCALES, LIGHT_ANCHORS, decode_scale
+from gluonface.facts import ModelFacts
+from gluonface.model_zoo import get_model, heatmap, kpnet, list_models, model_facts
 from gluonface.model_zoo.counting import count_macs, count_parameters
 
 BACKBONES = ["mobilenet0.25", "mobilenet0.5", "mobilenetv2_1.0", "resnet50_v1b"]
@@ -97,6 +98,44 @@ def test_the_papers_final_models_are_as_large_as_it_says(backbone, size, gf):
     name = f"heatmap_{backbone}_sdd_jd106"
     assert mib(name) == pytest.approx(size, rel=0.02)
     assert gf is None or model_facts(name).gf == pytest.approx(gf, rel=0.02)
+
+
+# KPNet, table 5, with the heads of five points.
+@pytest.mark.parametrize(("backbone", "params"), [("drnet", 1.02e6), ("hourglass", 1.04e6)])
+def test_kpnet_has_about_a_million_parameters_and_a_total_stride_of_2(backbone, params):
+    figures = kpnet.figures(backbone, "", "fc26")
+    net = kpnet.kpnet(ModelFacts(f"kpnet_{backbone}_fc26", "kpnet", backbone, "fc26", **figures))
+    net.initialize()
+    scale_map, response = net.network(mx.nd.zeros((1, 3, 256, 256)))
+    assert scale_map.shape == (1, 60, 128, 128) and response.shape == (1, 5, 128, 128)
+    assert count_parameters(net) == figures["params"] == pytest.approx(params, rel=0.03)
+
+
+def kernels(block):
+    """Kernels of a block's convolutions, in order, those of shortcuts apart."""
+    found, shortcuts = [], []
+    for name, parameter in block._collect_params_with_prefix().items():
+        if name.endswith("weight"):
+            (shortcuts if "shortcut" in name else found).append(parameter.shape)
+    return found, shortcuts
+
+
+def test_drnet_has_11_layers_of_3x3():
+    layers, shortcuts = kernels(kpnet.DRNet())
+    assert len(layers) == 11 and all(shape[2:] == (3, 3) for shape in layers)
+    assert all(shape[2:] == (1, 1) for shape in shortcuts)
+
+
+def test_the_light_hourglass_is_one_of_64_channels_without_a_kernel_of_7():
+    layers, _ = kernels(kpnet.HourglassLight())
+    assert {shape[2:] for shape in layers} == {(3, 3), (1, 1)}
+    # Two at the start for the one of 7x7; then a residual module each: three before the hourglass, 13 in it, one after.
+    assert [shape[0] for shape in layers if shape[2:] == (3, 3)] == [64] * (2 + 3 + 13 + 1)
+
+
+def test_kpnet_s_scales_begin_at_20_pixels_of_a_photo_of_1280():
+    assert KPNET_SCALES.smallest * 1280 / KPNET_SCALES.long_side == 20
+    assert KPNET_SCALES.bins == 60 and decode_scale(60) == KPNET_SCALES.long_side
 
 
 def test_every_model_says_its_parameters_and_gf():

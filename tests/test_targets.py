@@ -2,9 +2,17 @@ import numpy as np
 import pytest
 
 from gluonface.data.base import FaceLabels, FaceSample, label_points_only
-from gluonface.decode import decode_boxes, decode_heatmaps, decode_points
+from gluonface.decode import (
+    decode_boxes,
+    decode_heatmaps,
+    decode_points,
+    encode_scale,
+    encode_scale_map,
+    points_in_squares,
+)
+from gluonface.errors import InputError
 from gluonface.geometry import box_iou
-from gluonface.targets import AnchorTargets, HeatmapTargets, MOSTargets, match_anchors
+from gluonface.targets import AnchorTargets, HeatmapTargets, KPNetTargets, MOSTargets, TagTargets, match_anchors
 
 NO_POINTS = np.full((1, 5, 2), np.nan, np.float32)
 
@@ -178,7 +186,8 @@ def test_of_more_anchors_than_fit_those_of_best_overlap_learn_the_pose():
 
 
 def test_dense_points_come_with_the_anchors_that_learn_a_pose():
-    dense = np.stack([[60, 50, *np.stack([np.arange(68), -np.arange(68)], axis=1)], np.full((68, 2), np.nan)])
+    first = np.array([60, 50]) + np.stack([np.arange(68), -np.arange(68)], axis=1)
+    dense = np.stack([first, np.full((68, 2), np.nan)])
     second = [100, 90, 150, 150]
     labels = face_labels(LARGE, second, poses=[[20, -8, 7], [0, 0, 0]], landmarks=dense, scheme="68")
     encoder = MOSTargets((160, 160), dense_points=68)
@@ -235,3 +244,156 @@ def test_heatmap_targets_are_gaussians_that_decode_to_the_points_and_mask_what_c
     assert cells[1].tolist() == [0, 0] and not heatmaps[1].any()
     found, _ = decode_heatmaps(heatmaps)
     np.testing.assert_allclose(found[[0, 3]] * 4, points[[0, 3]], atol=0.05)
+
+
+# KPNet
+
+
+def kpnet(labels, side=160, rng=None, **options):
+    return KPNetTargets((side, side), **options).encode_labels(labels, rng)
+
+
+def test_the_scale_map_is_that_of_the_faces():
+    scale_targets, *_ = kpnet(face_labels(LARGE, SMALL))
+    np.testing.assert_array_equal(scale_targets, encode_scale_map([[65, 60], [125, 125]], [60, 30], (80, 80)))
+    assert scale_targets.shape == (60, 80, 80) and scale_targets.dtype == np.float32
+
+
+def test_an_image_without_faces_is_background_without_squares():
+    scale_targets, squares, places, masks = kpnet(FaceLabels.empty(), max_squares=4)
+    assert not scale_targets.any() and not squares.any() and not places.any() and not masks.any()
+    assert squares.shape == (4, 4) and places.shape == (4, 5, 2) and masks.shape == (4, 5)
+
+
+def test_squares_are_about_cells_and_off_by_up_to_a_cell_and_a_bin(rng):
+    labels = face_labels(LARGE, SMALL)
+    off = []
+    for _ in range(200):
+        _, squares, _, masks = kpnet(labels, rng=rng)
+        assert (masks.any(axis=1) == [True, True, *[False] * 30]).all()
+        for square, centre, size in zip(squares, ([65, 60], [125, 125]), (60, 30)):
+            cell = (square[:2] + square[2:]) / 4 - 0.5
+            np.testing.assert_allclose(cell, np.round(cell), atol=1e-4)
+            step = np.round(cell - np.floor(np.array(centre) / 2))
+            off.append([*step, encode_scale(square[2] - square[0]) - encode_scale(size)])
+    for column in np.array(off).T:
+        values, counts = np.unique(column, return_counts=True)
+        assert values.tolist() == [-1, 0, 1] and counts.min() > 80
+
+
+def test_without_jitter_the_square_is_the_proposal_of_the_face():
+    _, squares, _, _ = kpnet(face_labels(LARGE), jitter_cells=0, jitter_bins=0)
+    np.testing.assert_allclose((squares[0, :2] + squares[0, 2:]) / 2, [65, 61], atol=1e-4)
+    assert squares[0, 2] - squares[0, 0] == pytest.approx(60, rel=0.036)
+
+
+def test_places_come_back_as_the_points(rng):
+    labels = face_labels(LARGE, SMALL)
+    for _ in range(20):
+        _, squares, places, masks = kpnet(labels, rng=rng)
+        assert masks[:2].all()
+        np.testing.assert_allclose(points_in_squares(places, squares)[:2], labels.landmarks5, atol=1e-3)
+
+
+def test_a_view_has_the_same_squares_every_time_and_another_view_others():
+    labels = face_labels(*([20 + 5 * i, 20, 60 + 5 * i, 60] for i in range(12)))
+    first, again = kpnet(labels)[1], kpnet(labels)[1]
+    np.testing.assert_array_equal(first, again)
+    shifted = kpnet(face_labels(*(labels.boxes + 4)))[1]
+    assert not np.allclose(shifted[:12], first[:12] + 4, atol=1e-3)
+
+
+def test_each_face_has_a_square_before_any_has_two_and_large_ones_come_first():
+    labels = face_labels(SMALL, LARGE, [10, 10, 30, 30])
+    _, squares, _, masks = kpnet(labels, max_squares=4, per_face=3)
+    sides = squares[:, 2] - squares[:, 0]
+    np.testing.assert_allclose(sides, [60, 30, 20, 60], rtol=0.11)
+    assert masks.any(axis=1).all()
+    assert (kpnet(labels, max_squares=2)[3].any(axis=1)).all()
+
+
+def test_points_that_are_unknown_or_cannot_be_found_are_masked():
+    labels = face_labels(LARGE)
+    labels.landmarks5[0, 0] = np.nan
+    labels.landmarks5[0, 1] = 130, 60  # far outside the square
+    _, _, places, masks = kpnet(labels)
+    assert masks[0].tolist() == [0, 0, 1, 1, 1] and not places[0, :2].any()
+    cut = face_labels([-20, 30, 40, 90])
+    assert kpnet(cut)[3][0].tolist() == [0, 1, 1, 1, 1]
+
+
+def test_a_face_without_points_is_in_the_scale_map_but_has_no_square():
+    labels = face_labels(LARGE, SMALL)
+    labels.landmarks5[0] = np.nan
+    scale_targets, squares, _, masks = kpnet(labels)
+    assert (scale_targets == 1).sum() == 2 and masks.any(axis=1).sum() == 1
+    assert squares[0, 2] - squares[0, 0] == pytest.approx(30, rel=0.11)
+
+
+def test_dense_points_are_learnt_where_the_scheme_is_theirs(rng):
+    points = rng.uniform(45, 85, (1, 19, 2))
+    labels = face_labels(LARGE).with_(landmarks=points, scheme="19")
+    _, squares, places, masks = kpnet(labels, num_points=19)
+    assert masks[0].all() and masks.shape == (32, 19)
+    np.testing.assert_allclose(points_in_squares(places, squares)[0], points[0], atol=1e-3)
+    assert not kpnet(labels, num_points=68)[3].any()
+
+
+def test_cells_of_an_ignored_region_count_in_no_bin_but_a_face_there_stays_one():
+    labels = face_labels([20, 20, 60, 60], SMALL, [0, 0, 100, 80], ignore=[False, False, True])
+    scale_targets, *_ = kpnet(labels)
+    inside = np.zeros((80, 80), bool)
+    inside[:40, :50] = True
+    assert (scale_targets == -1).all(axis=0).sum() == inside.sum() - 49  # the face's Gaussian has a radius of 3
+    assert (scale_targets[:, ~inside] >= 0).all() and (scale_targets == 1).sum() == 2
+    assert scale_targets[encode_scale(40) - 1, 20, 20] == 1
+
+
+def test_of_a_face_whose_points_alone_are_labelled_the_scale_map_learns_nothing():
+    sample = label_points_only(FaceSample("a.jpg", (160, 160), face_labels(LARGE)))
+    scale_targets, _, _, masks = kpnet(sample.faces)
+    assert (scale_targets == -1).all() and masks[0].all()
+
+
+def test_faces_too_small_are_ignored():
+    labels = face_labels([20, 20, 23, 23.5], [50, 50, 53.5, 54.2])
+    scale_targets, _, _, masks = kpnet(labels)
+    assert (scale_targets == 1).sum() == 1 and scale_targets[0, 26, 25] == 1
+    assert (scale_targets[:, 10, 10] == -1).all() and masks.any(axis=1).sum() == 1
+    assert not (kpnet(labels, min_face=6)[0] == 1).any()
+
+
+def test_response_targets_are_the_cells_of_the_points():
+    labels = face_labels(LARGE, [0, 100, 50, 150], ignore=[False, True])
+    *_, response = kpnet(labels, response_map=True)
+    assert response.shape == (5, 80, 80) and (response == 1).sum() == 5
+    for k, (x, y) in enumerate(labels.landmarks5[0]):
+        assert response[k, int(y // 2), int(x // 2)] == 1
+    assert (response == -1).all(axis=0).sum() == 25 * 25
+
+
+def test_an_input_that_is_not_square_has_a_map_of_its_form():
+    targets = KPNetTargets((64, 99))
+    scale_targets, squares, *_ = targets.encode_labels(face_labels([60, 20, 99, 60]))
+    assert scale_targets.shape == (60, 32, 50) and squares[0].any()
+
+
+def test_options_out_of_range_are_refused():
+    for wrong in ({"max_squares": 0}, {"per_face": 0}, {"jitter_cells": -1}, {"jitter_bins": -1}, {"min_face": 0}):
+        with pytest.raises(InputError, match="expected"):
+            KPNetTargets((64, 64), **wrong)
+
+
+def test_tags_are_looked_up_in_the_cells_of_the_points():
+    labels = face_labels(SMALL, LARGE, [0, 0, 50, 50], ignore=[False, False, True])
+    labels.landmarks5[0, 3] = np.nan
+    labels.landmarks5[1, 4] = -5, 20
+    response, cells, masks = TagTargets((160, 160), max_faces=3).encode_labels(labels)
+    assert masks.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 0, 1], [0] * 5]  # the larger face comes first
+    for row, face in ((0, 1), (1, 0)):
+        for k in np.flatnonzero(masks[row]):
+            y, x = divmod(int(cells[row, k]), 80)
+            assert response[k, y, x] == 1
+            assert (np.floor(labels.landmarks5[face, k] / 2) == (x, y)).all()
+    np.testing.assert_array_equal(response, kpnet(labels, response_map=True)[-1])
+    assert not TagTargets((64, 64)).encode_labels(FaceLabels.empty())[2].any()
