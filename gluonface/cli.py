@@ -258,17 +258,24 @@ def _lines(file: str, faces: Faces) -> list[str]:
     lines = [f"{file}: {_count(len(faces), 'face')} ({width}x{height})"]
     for face in faces:
         x1, y1, x2, y2 = (round(float(value)) for value in face.box)
-        lines.append(f"  {face.score:.3f}  box {x1} {y1} {x2} {y2}  {x2 - x1}x{y2 - y1}")
+        pose = ""
+        if face.pose is not None:
+            yaw, pitch, roll = face.pose[0]
+            pose = f"  yaw {yaw:+.0f} pitch {pitch:+.0f} roll {roll:+.0f}"
+        lines.append(f"  {face.score:.3f}  box {x1} {y1} {x2} {y2}  {x2 - x1}x{y2 - y1}{pose}")
     return lines
+
+
+#: The last columns of a table, empty for a detector without pose.
+_ANGLES = ("yaw", "pitch", "roll")
 
 
 def _csv_columns(dense: str | None) -> list[str]:
     """Names of the columns; `dense` is the scheme of the dense landmarks, if there are some."""
     points = [name.replace(" ", "_") for name in SCHEMES["5"].names]
     points += [f"p{i}" for i in range(SCHEMES[dense].num_points)] if dense else []
-    return ["image", "width", "height", "face", "x1", "y1", "x2", "y2", "score"] + [
-        f"{name}_{axis}" for name in points for axis in "xy"
-    ]
+    coordinates = [f"{name}_{axis}" for name in points for axis in "xy"]
+    return ["image", "width", "height", "face", "x1", "y1", "x2", "y2", "score", *coordinates, *_ANGLES]
 
 
 def _csv_rows(file: str, faces: Faces, dense: str | None) -> Iterator[list]:
@@ -277,7 +284,8 @@ def _csv_rows(file: str, faces: Faces, dense: str | None) -> Iterator[list]:
         points = [value for point in face.get("landmarks5", [("", "")] * 5) for value in point]
         if dense:
             points += [value for point in face["landmarks"] for value in point]
-        yield [file, d["width"], d["height"], i, *face["box"], face["score"], *points]
+        pose = [face["pose"][angle] if "pose" in face else "" for angle in _ANGLES]
+        yield [file, d["width"], d["height"], i, *face["box"], face["score"], *points, *pose]
 
 
 def _write_pictures(args: argparse.Namespace, file: str, faces: Faces, drawn: Path | None, stem: Path) -> None:

@@ -28,6 +28,7 @@ class FakeAnalyzer:
 
     detector_name = "fake_detector"
     points = True
+    posed = False
     landmarks = None
 
     def __init__(self, detector=None, **options):
@@ -52,6 +53,7 @@ class FakeAnalyzer:
                 boxes,
                 np.linspace(0.9, 0.5, n),
                 landmarks5=points.reshape(n, 5, 2) if self.points else None,
+                pose=np.tile([12.25, -3.5, 0.75], (n, 1)) if self.posed else None,
                 size_hw=image.shape[:2],
             )
 
@@ -120,7 +122,18 @@ def test_a_face_without_points_leaves_the_cells_empty(folder, monkeypatch):
     monkeypatch.setattr(FakeAnalyzer, "points", False)
     assert cli.main(["detect", "one", "--csv", "out.csv", "--quiet"]) == 0
     (row,) = csv.DictReader(Path("out.csv").read_text().splitlines())
-    assert row["left_eye_x"] == row["right_mouth_corner_y"] == ""
+    assert row["left_eye_x"] == row["right_mouth_corner_y"] == row["yaw"] == ""
+
+
+def test_the_pose_of_a_detector_that_has_it_is_printed_and_written(folder, monkeypatch, capsys):
+    monkeypatch.setattr(FakeAnalyzer, "posed", True)
+    assert cli.main(["detect", "one", "--csv", "out.csv", "--json", "out.jsonl", "--quiet"]) == 0
+    (row,) = csv.DictReader(Path("out.csv").read_text().splitlines())
+    assert [float(row[angle]) for angle in ("yaw", "pitch", "roll")] == [12.25, -3.5, 0.75]
+    (face,) = json.loads(Path("out.jsonl").read_text())["faces"]
+    assert face["pose"] == {"yaw": 12.25, "pitch": -3.5, "roll": 0.75}
+    assert cli.main(["detect", "one"]) == 0
+    assert "yaw +12 pitch -4 roll +1" in capsys.readouterr().out
 
 
 def test_photos_are_drawn_into_the_folder_under_names_of_their_own(folder):
