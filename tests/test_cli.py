@@ -254,7 +254,7 @@ def test_dense_points_get_columns_of_their_own_and_align_the_crops(folder, monke
     with Path("t.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert list(row)[9:11] == ["left_eye_x", "left_eye_y"] and list(row)[19:21] == ["p0_x", "p0_y"]
-    assert list(row)[-1] == "p18_y" and len(row) == 9 + 10 + 38
+    assert list(row)[-4:] == ["p18_y", "yaw", "pitch", "roll"] and len(row) == 9 + 10 + 38 + 3
     assert float(row["p6_x"]) == pytest.approx(float(row["left_eye_x"]) + 1)
     (face,) = json.loads(Path("t.json").read_text())["faces"]
     assert len(face["landmarks"]) == 19 and len(face["landmarks5"]) == 5

@@ -88,4 +88,5 @@ def test_the_demo_finds_the_face_lists_it_and_writes_its_pictures(tmp_path):
     assert re.search(r"astronaut\.jpg: [12] faces?\n", done.stdout)
     found, placed = map(int, re.search(r"found (\d+) of the (\d+) faces in the crowd", done.stdout).groups())
     assert found >= 0.8 * placed
-    assert {path.name for path in tmp_path.iterdir()} == {"astronaut.jpg", "crowd.jpg", "landmarks.jpg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"astronaut.jpg", "crowd.jpg", "landmarks.jpg", "pose.jpg"}
+    assert re.search(r"pose of the face by mos_\S+: yaw [+-]\d+°, pitch [+-]\d+°, roll [+-]\d+°", done.stdout)

@@ -985,7 +985,7 @@ def test_detections_and_points_of_a_trained_net_are_the_same(tmp_path, name):
 
 @pytest.mark.parametrize("options", [{"head": "stitch"}, {"head": "shared"}, {"deformable": True}], ids=str)
 def test_a_net_with_pose_is_the_same_raw_and_whole(tmp_path, lively, options):
-    net = lively("mos_mobilenet0.25_fc26", (64, 96), **options)
+    net = lively("mos_mobilenet0.25_widerface", (64, 96), **options)
     data = np.random.default_rng(1).normal(size=(2, 3, 64, 96)).astype(np.float32)
     names = {
         False: ["cls_preds", "box_preds", "landmark_preds", "pose_cells"],
