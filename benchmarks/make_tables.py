@@ -265,7 +265,7 @@ def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
         notes.append(f"\\* Average precision on {'; '.join(sorted(shown))}.")
     if machines:
         notes.append(
-            f"\\** From JPEG (1280x960) to `Faces`, long side 640, MXNet, one thread of {', '.join(machines)}."
+            f"\\** From JPEG (1280x960) to `Faces`, long side 640, MXNet, one thread of {', '.join(sorted(machines))}."
         )
     return "\n\n".join([markdown_table(rows), *notes])
 
