@@ -40,7 +40,13 @@ from gluonface.loss import HEATMAP_LOSSES, HeatmapLoss
 from gluonface.metrics.landmark_scoring import NORMS, evaluate_landmarks, label_sizes, scored_faces
 from gluonface.model_zoo import get_model
 from gluonface.targets import HeatmapTargets
-from gluonface.training.inputs import add_base_argument, add_data_arguments, image_preparer, source_weights
+from gluonface.training.inputs import (
+    add_base_argument,
+    add_data_arguments,
+    batch_loader,
+    image_preparer,
+    source_weights,
+)
 
 PAPER = TrainConfig(
     batch_size=16,
@@ -145,16 +151,8 @@ def make_loader(args: argparse.Namespace, config: TrainConfig, net, rank: int, n
     )
     if samples.scheme != net.scheme:
         raise InputError(f"{args.train} has {samples.scheme} landmarks, {args.model} learns {net.scheme}")
-    return BatchLoader(
-        samples,
-        config.batch_size,
-        encode=HeatmapTargets(map_hw(args, net), net.stride, args.sigma).encode_labels,
-        num_workers=config.num_workers,
-        worker_kind=args.worker_kind,
-        seed=config.seed,
-        part_index=rank,
-        num_parts=num_workers,
-    )
+    targets = HeatmapTargets(map_hw(args, net), net.stride, args.sigma)
+    return batch_loader(samples, targets.encode_labels, config, args.worker_kind, rank, num_workers)
 
 
 def map_hw(args: argparse.Namespace, net) -> tuple[int, int]:

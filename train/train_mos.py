@@ -26,7 +26,6 @@ import numpy as np
 from gluonface._compat import mx
 from gluonface.data.base import FaceSample, label_points_only
 from gluonface.data.facejsonl import FaceJsonLines
-from gluonface.data.loader import BatchLoader
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
 from gluonface.errors import DataError
 from gluonface.geometry import box_iou
@@ -47,7 +46,7 @@ from gluonface.training.detection import (
     training_views,
 )
 from gluonface.training.feedback import OnlineFeedback
-from gluonface.training.inputs import add_base_argument, add_data_arguments, image_preparer
+from gluonface.training.inputs import add_base_argument, add_data_arguments, batch_loader, image_preparer
 from gluonface.training.observers import Observer
 
 PAPER = TrainConfig(
@@ -313,15 +312,8 @@ def main(argv=None) -> None:
     )
     views = training_views(args, samples, config.seed)
     targets = anchor_targets(args, MOSTargets, min_pose_face=args.min_pose_face, dense_points=args.dense_points)
-    with BatchLoader(
-        views,
-        config.batch_size,
-        encode=targets.encode_labels,
-        num_workers=config.num_workers,
-        worker_kind=args.worker_kind,
-        seed=config.seed,
-        part_index=engine.rank,
-        num_parts=engine.num_workers,
+    with batch_loader(
+        views, targets.encode_labels, config, args.worker_kind, engine.rank, engine.num_workers
     ) as loader:
 
         def batches(epoch: int) -> NormalisedBatches:

@@ -33,7 +33,7 @@ from gluonface.training.detection import (
     load_start,
     training_views,
 )
-from gluonface.training.inputs import add_base_argument, add_data_arguments, image_preparer
+from gluonface.training.inputs import add_base_argument, add_data_arguments, batch_loader, image_preparer
 
 PAPER = TrainConfig(
     batch_size=32,
@@ -87,16 +87,8 @@ def build_net(args: argparse.Namespace):
 
 def make_loader(args: argparse.Namespace, config: TrainConfig, rank: int, num_workers: int) -> BatchLoader:
     """Batches of crops and anchor targets."""
-    return BatchLoader(
-        training_views(args, FaceJsonLines(args.train, args.images, args.sources).samples, config.seed),
-        config.batch_size,
-        encode=anchor_targets(args).encode_labels,
-        num_workers=config.num_workers,
-        worker_kind=args.worker_kind,
-        seed=config.seed,
-        part_index=rank,
-        num_parts=num_workers,
-    )
+    views = training_views(args, FaceJsonLines(args.train, args.images, args.sources).samples, config.seed)
+    return batch_loader(views, anchor_targets(args).encode_labels, config, args.worker_kind, rank, num_workers)
 
 
 def positives(images, cls_targets, *others) -> int:

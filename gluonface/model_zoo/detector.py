@@ -6,6 +6,7 @@ parameters.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 from ..decode import AnchorSpec
@@ -13,6 +14,19 @@ from ..facts import ModelFacts
 from ..nn.anchors import AnchorGenerator
 from ..nn.coder import BoxDecoder, PointDecoder, PoseDecoder
 from .block import ZooBlock
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of an anchor-based system's table: pyramid channels, and the counts that the tests hold it to."""
+
+    channels: int
+    params: int
+    gf: float
+
+    def figures(self) -> dict:
+        """Parameters and GF as `ModelFacts` has them."""
+        return {"params": self.params, "gf": self.gf}
 
 
 class FaceDetector(ZooBlock):

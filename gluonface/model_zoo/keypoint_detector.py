@@ -13,10 +13,10 @@ from ..box_mapping import BoxMapping, default_box_mapping
 from ..decode import KPNET_SCALES, SCORE_POINTS
 from ..errors import InputError
 from ..facts import ModelFacts
+from ..nn.blocks import PartlyUsed
 from ..nn.keypoints import (
     BoxesFromPoints,
     FaceScore,
-    PartlyUsed,
     PointPeaks,
     PointsInSquares,
     ScaleProposals,

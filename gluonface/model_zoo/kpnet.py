@@ -18,8 +18,9 @@ from .._compat import mx
 from ..decode import KPNET_SCALES, SCORE_POINTS, AnchorSpec
 from ..errors import InputError
 from ..facts import ModelFacts
+from ..nn.blocks import PartlyUsed
 from ..nn.heads import AnchorHead
-from ..nn.keypoints import PartlyUsed, SquareArgmax, SquareRegression, SquareSoftArgmax
+from ..nn.keypoints import SquareArgmax, SquareRegression, SquareSoftArgmax
 from .detector import FaceDetector
 from .keypoint_detector import BOXES, KeypointDetector, TagDetector
 from .kpnet_backbones import DRNet, HourglassLight

@@ -13,19 +13,18 @@ The paper's switches are options here: the hard-shared head of its baseline, and
 from __future__ import annotations
 
 import os
-import warnings
-from dataclasses import dataclass
 
 from .._compat import mx
 from ..decode import LIGHT_ANCHORS, AnchorSpec
 from ..errors import InputError
 from ..facts import ModelFacts
+from ..nn.blocks import PartlyUsed
 from ..nn.context import SSHContext
 from ..nn.heads import AnchorHead, CellFeatures, PoseHead
 from ..nn.pyramid import FeaturePyramid
 from ..nn.stitch import MultiTaskHead
 from .backbone import Backbone
-from .detector import FaceDetector
+from .detector import FaceDetector, Variant
 
 nn = mx.gluon.nn
 
@@ -35,8 +34,8 @@ TASKS = ("cls", "box", "landmark", "pose")
 HEADS = ("stitch", "shared")
 
 
-class MOSNetwork(nn.HybridBlock):
-    """Raw predictions of MOS.
+class MOSNetwork(PartlyUsed, nn.HybridBlock):
+    """Raw predictions of MOS; ``pose_head`` is the detector's and the loss's to call.
 
     Parameters
     ----------
@@ -74,12 +73,6 @@ class MOSNetwork(nn.HybridBlock):
             self.cells = CellFeatures()
             self.pose_head = PoseHead(spec, channels)
 
-    def _build_cache(self, *args):
-        # The pose head is the detector's and the loss's to call, so MXNet finds it unused here.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is not used by any computation.*")
-            super()._build_cache(*args)
-
     def hybrid_forward(self, F, x):
         """Images (B, 3, H, W) to cls_preds (B, N, 2) logits, box_preds (B, N, 4), landmark_preds (B, N, 10) and
         pose_cells (B, N / A, C), from which ``pose_head`` has the pose of chosen anchors.
@@ -90,15 +83,6 @@ class MOSNetwork(nn.HybridBlock):
         else:
             cls, box, landmark, pose = zip(*(head(level) for head, level in zip(self.multi_task, maps)))
         return self.cls_head(*cls), self.box_head(*box), self.landmark_head(*landmark), self.cells(*pose)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A row of the table of variants: pyramid channels, and the counts that the tests hold it to."""
-
-    channels: int
-    params: int
-    gf: float
 
 
 VARIANTS = {
@@ -122,7 +106,7 @@ MODELS = [
 
 def figures(backbone: str, variant: str, dataset: str) -> dict:
     """Parameters and GF of a net with the paper's head, whatever its dataset, as `ModelFacts` has them."""
-    return {"params": VARIANTS[backbone].params, "gf": VARIANTS[backbone].gf}
+    return VARIANTS[backbone].figures()
 
 
 def mos(

@@ -10,7 +10,6 @@ deformable convolution, one head. Coding is eq. 4 of the paper, without variance
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from .._compat import mx
 from ..decode import LIGHT_ANCHORS, AnchorSpec
@@ -19,7 +18,7 @@ from ..nn.context import SSHContext
 from ..nn.heads import AnchorHead
 from ..nn.pyramid import FeaturePyramid
 from .backbone import Backbone
-from .detector import FaceDetector
+from .detector import FaceDetector, Variant
 
 nn = mx.gluon.nn
 
@@ -57,15 +56,6 @@ class RetinaFaceNetwork(nn.HybridBlock):
         return self.cls_head(*maps), self.box_head(*maps), self.landmark_head(*maps)
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A row of the table of variants: pyramid channels, and the counts that the tests hold it to."""
-
-    channels: int
-    params: int
-    gf: float
-
-
 VARIANTS = {
     "mobilenet0.25": Variant(channels=64, params=426_608, gf=0.981),
     "mobilenet0.5": Variant(channels=128, params=1_657_728, gf=3.775),
@@ -84,7 +74,7 @@ MODELS = [
 
 def figures(backbone: str, variant: str, dataset: str) -> dict:
     """Parameters and GF of a net, whatever its dataset, as `ModelFacts` has them."""
-    return {"params": VARIANTS[backbone].params, "gf": VARIANTS[backbone].gf}
+    return VARIANTS[backbone].figures()
 
 
 def retinaface(

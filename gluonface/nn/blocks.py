@@ -1,10 +1,21 @@
-"""Small blocks: a convolution with its normalisation and activation."""
+"""Small blocks: a convolution with its normalisation and activation; what blocks used in part derive from."""
 
 from __future__ import annotations
+
+import warnings
 
 from .._compat import mx
 
 nn = mx.gluon.nn
+
+
+class PartlyUsed:
+    """Base of blocks of whose parameters some serve on some occasions only, which MXNet would warn about."""
+
+    def _build_cache(self, *args):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is not used by any computation.*")
+            super()._build_cache(*args)
 
 
 def conv_block(channels: int, kernel: int, *, in_channels: int = 0, stride: int = 1, act: str | None = "relu"):

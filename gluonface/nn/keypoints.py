@@ -7,26 +7,17 @@ columns, so a sum over its cells is a matrix product with the rows it has, (P, h
 from __future__ import annotations
 
 import math
-import warnings
 
 from .._compat import mx
 from ..box_mapping import BOX_STYLES, BoxMapping
 from ..decode import BINS_PER_OCTAVE, KPNET_SCALES, RESPONSE_DEPTH, SQUARE_EDGE, ScaleSpec
 from ..errors import InputError
+from .blocks import PartlyUsed
 
 nn = mx.gluon.nn
 
 # Below every logit: cells that the peak filter took out.
 _NO_PEAK = -1e30
-
-
-class PartlyUsed:
-    """Base of blocks of whose parameters some serve on some occasions only, which MXNet would warn about."""
-
-    def _build_cache(self, *args):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is not used by any computation.*")
-            super()._build_cache(*args)
 
 
 def _coordinate(F, squares, number: int):

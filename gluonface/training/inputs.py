@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .._compat import mx
+from ..data.loader import BatchLoader, Samples
 from ..errors import InputError
 from ..model_zoo import ModelFacts
+from .config import TrainConfig
 
-__all__ = ["add_base_argument", "add_data_arguments", "image_preparer", "source_weights"]
+__all__ = ["add_base_argument", "add_data_arguments", "batch_loader", "image_preparer", "source_weights"]
 
 
 def add_data_arguments(group, figure: str) -> None:
@@ -72,6 +74,31 @@ def source_weights(words: Sequence[str]) -> dict[str, float]:
         if not name:
             raise InputError(f"--source-weight: expected NAME=WEIGHT, got {word!r}")
     return weights
+
+
+def batch_loader(
+    samples: Samples, encode: Callable, config: TrainConfig, worker_kind: str, rank: int, num_workers: int
+) -> BatchLoader:
+    """Batches of one worker's share of the samples, as the settings of a run say.
+
+    Parameters
+    ----------
+    samples, encode, worker_kind
+        See `BatchLoader`.
+    config : TrainConfig
+    rank, num_workers : int
+        Which of how many machines this is: ``engine.rank`` and ``engine.num_workers``.
+    """
+    return BatchLoader(
+        samples,
+        config.batch_size,
+        encode=encode,
+        num_workers=config.num_workers,
+        worker_kind=worker_kind,
+        seed=config.seed,
+        part_index=rank,
+        num_parts=num_workers,
+    )
 
 
 def image_preparer(facts: ModelFacts) -> Callable[[tuple, mx.Context], tuple]:
