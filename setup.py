@@ -65,6 +65,7 @@ setup(
     package_dir={"gluonface._model_zoo": "model_zoo"},
     package_data={
         "gluonface": ["py.typed"],
+        "gluonface.mesh": ["mesh468.npz"],
         "gluonface._model_zoo": ["**/*"],
     },
     include_package_data=False,

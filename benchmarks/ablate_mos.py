@@ -27,21 +27,37 @@ measure, and the table says "within the spread" otherwise.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ablation import beyond_spread, draw_rows, epochs_done, finished, in_words, train
+from ablation import (
+    add_run_arguments,
+    cell,
+    change,
+    cut_short_in_words,
+    dots_of,
+    draw_rows,
+    each_seed,
+    epochs_done,
+    in_words,
+    make_runs,
+    measured_once,
+    parse_with_passed_on,
+    runs_in_words,
+    runs_of,
+    seconds_of,
+    summary_of,
+    train,
+    whole,
+)
 from common import (
     describe_domain,
     figure,
     markdown_table,
     new_figure,
     provenance,
-    read_result,
     rounded,
     run,
     save_figure,
@@ -52,11 +68,9 @@ from eval_pose import Truth, gathered, on_boxes, photos, read_labelled
 
 from gluonface import FaceAnalyzer, get_model
 from gluonface.data import read_jsonl
-from gluonface.errors import DataError, GluonFaceError
 from gluonface.metrics import YAW_BINS, evaluate_detections
 from gluonface.model_zoo import list_models
 from gluonface.training.detection import load_start
-from gluonface.training.log import read_log
 
 SHARED, STITCH = "--head=shared", "--head=stitch"
 FIXED, NO_FEEDBACK = "--fixed-weights", ("--stitch-below=0", "--mine-every=0")
@@ -121,28 +135,12 @@ ROWS = (
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     rows = [row for row in ROWS if not args.rows or row.folder in args.rows]
-    deadline = time.monotonic() + 60 * args.hours * 60 if args.hours else None
     test = Test(args)
-    measured: dict[tuple[str, int], dict] = {}
-    failures = []
-    for seed in args.seeds:
-        for row in rows:
-            folder = args.out / f"{row.folder}-seed{seed}"
-            left = args.minutes - seconds_of(folder) / 60
-            if not finished(folder, args.epochs) and left > 0 and not args.collect:
-                if deadline and time.monotonic() > deadline:
-                    continue
-                print(f"{row.label}, seed {seed}: {folder}", flush=True)
-                try:
-                    train("train_mos.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={left:.2f}"])
-                except GluonFaceError as error:  # the other rows take hours, and do not depend on this one
-                    failures.append(f"{row.label}, seed {seed}: {error}")
-                    print(failures[-1], file=sys.stderr, flush=True)
-                    continue
-            if epochs_done(folder):
-                measured[row.label, seed] = test(row, folder)
-    if not measured:
-        raise DataError("; ".join(failures) or f"{args.out}: no run has ended an epoch yet")
+
+    def train_row(row: Row, seed: int, folder: Path, minutes: float) -> None:
+        train("train_mos.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
+
+    measured, failures = make_runs(args, rows, train_row, test)
     result = {
         "system": "mos",
         "model": args.model,
@@ -169,7 +167,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] -- FLAGS"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    add_run_arguments(parser)
     parser.add_argument("--det-val", required=True, metavar="JSONL", help="photos for the average precision")
     parser.add_argument("--pose-val", required=True, metavar="JSONL", help="photos for pose and five points")
     parser.add_argument("--images", metavar="DIR", help="folder of both's photos (default: images/ beside each)")
@@ -181,11 +179,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="detector of the same backbone whose weights all runs start from (default: %(default)s)",
     )
     parser.add_argument("--rows", nargs="+", choices=[row.folder for row in ROWS], help="only these")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
-    parser.add_argument("--epochs", type=int, default=6, metavar="N", help="of each run (default: %(default)s)")
-    parser.add_argument(
-        "--minutes", type=float, default=30, metavar="M", help="time that a run has at most (default: %(default)g)"
-    )
     parser.add_argument(
         "--threshold",
         type=float,
@@ -196,25 +189,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--mine-every", type=int, default=1, metavar="N", help="epochs between two minings (default: %(default)s)"
     )
-    parser.add_argument("--hours", type=float, default=0, help="start no new run after so many (default: no limit)")
     parser.add_argument("--size", type=int, default=640, metavar="N", help="long side of the photos measured on")
-    parser.add_argument("--collect", action="store_true", help="train nothing: tabulate the runs that are there")
-    parser.add_argument("--json", metavar="OUT", help="write the result")
-    parser.add_argument("--picture", metavar="PNG", help="draw it")
-    words = list(sys.argv[1:] if argv is None else argv)
-    cut = words.index("--") if "--" in words else len(words)
-    args = parser.parse_args(words[:cut])
-    args.flags = words[cut + 1 :]
-    own = sorted(OWN_FLAGS & {word.partition("=")[0] for word in args.flags})
-    if own:
-        parser.error(f"{', '.join(own)}: the rows say that, or a flag of this script before the --")
-    if not args.flags and not args.collect:
-        parser.error("give the data after --, as train/train_mos.py takes them")
+    args = parse_with_passed_on(parser, argv, "train_mos.py", OWN_FLAGS)
     if args.start not in list_models(pretrained=True):
         # A file of weights fits one kind of head, and the rows have several.
         parser.error(f"--start: {args.start!r} is no model with weights")
-    if args.epochs < 1 or not args.minutes > 0:
-        parser.error("--epochs is at least 1, --minutes above 0")
     return args
 
 
@@ -227,12 +206,6 @@ def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
         *(f"--stitch-below={args.threshold:g}", f"--mine-every={args.mine_every}"),
         *row.flags,
     ]
-
-
-def seconds_of(folder: Path) -> float:
-    """Seconds that a run's epochs took so far."""
-    log = folder / "log.jsonl"
-    return sum(r["seconds"] for r in read_log(log) if r["kind"] == "epoch") if log.is_file() else 0.0
 
 
 class Test:
@@ -256,18 +229,15 @@ class Test:
     def __call__(self, row: Row, folder: Path) -> dict:
         """Figures of the run in a folder, measured once and kept there."""
         about = {"epochs": epochs_done(folder), "size": self.args.size, "domains": self.domains}
-        kept = folder / "test.json"
-        if kept.is_file():
-            result = read_result(kept)
-            if {key: result[key] for key in about} == about:
-                return result
-        net = get_model(self.args.model, **row.net_options)
-        load_start(net, self.args.start)  # mean and std are those that the run started from
-        net.load_parameters(str(folder / "last.params"))
-        net.hybridize()
-        result = rounded({**about, "seconds": seconds_of(folder), **self.figures(net, row.with_pose)})
-        write_result(kept, result)
-        return result
+
+        def measure() -> dict:
+            net = get_model(self.args.model, **row.net_options)
+            load_start(net, self.args.start)  # mean and std are those that the run started from
+            net.load_parameters(str(folder / "last.params"))
+            net.hybridize()
+            return {"seconds": seconds_of(folder), **self.figures(net, row.with_pose)}
+
+        return measured_once(folder / "test.json", about, measure)
 
     def figures(self, net, with_pose: bool) -> dict:
         """All figures of a net; those of a pose that it has not learnt are None."""
@@ -299,23 +269,6 @@ class Test:
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def runs_of(row: Row, seeds: Sequence[int], measured: dict) -> dict[int, dict]:
-    return {seed: measured[row.label, seed] for seed in seeds if (row.label, seed) in measured}
-
-
-def whole(found: dict[int, dict], epochs: int) -> bool:
-    """Whether no run was cut short."""
-    return all(one["epochs"] == epochs for one in found.values())
-
-
-def change(first: Sequence[float | None], second: Sequence[float | None]) -> dict:
-    """Keys ``difference`` of the means and ``beyond_spread``; none where a figure is missing."""
-    if not first or not second or None in first or None in second:
-        return {}
-    difference = float(np.mean(second) - np.mean(first))
-    return {"difference": difference, "beyond_spread": beyond_spread(first, second)}
-
-
 def summarise(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs: int) -> list[dict]:
     """A dict a row: what each seed gave, its mean, and whether it differs from the row above by more than chance."""
     result = []
@@ -325,24 +278,14 @@ def summarise(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs:
             continue
         above = next((r for r in rows if r.label == row.above), None)
         before = runs_of(above, seeds, measured) if above else {}
-        comparable = whole(found, epochs) and whole(before, epochs)
-        figures = {}
-        for key in ("ap50", "ap", "recall_at_1fppi", "mae", "yaw", "pitch", "roll", "mae_on_boxes", "nme5", "missed"):
-            values = [one[key] for one in found.values()]
-            figures[key] = {"values": values, "mean": None if None in values else float(np.mean(values))}
-            if comparable:
-                figures[key] |= change([one[key] for one in before.values()], values)
+        keys = ("ap50", "ap", "recall_at_1fppi", "mae", "yaw", "pitch", "roll", "mae_on_boxes", "nme5", "missed")
         result.append(
             {
                 "label": row.label,
                 "flags": " ".join(row.flags),
                 "in_table": bool(row.paper),
                 "compared_with": row.above if before else "",
-                "seeds": list(found),
-                "epochs": [one["epochs"] for one in found.values()],
-                "cut_short": not whole(found, epochs),
-                "seconds": [one["seconds"] for one in found.values()],
-                "figures": figures,
+                **summary_of(keys, found, before, epochs),
                 "paper": dict(zip(("easy", "medium", "hard", "mae"), row.paper)),
                 **{
                     key: {name: [one[key][name] for one in found.values()] for name, *_ in YAW_BINS}
@@ -380,14 +323,12 @@ def pose_loss(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs:
 
 def describe(result: dict) -> list[str]:
     """The result in Markdown: what was done, the table, the errors by |yaw|."""
-    seeds, parts = len(result["seeds"]), []
-    parts.append(
-        f"`{result['model']}`, every row from `{result['start']}`, {result['epochs']} "
-        f"epoch{'s' * (result['epochs'] > 1)}, {seeds} "
-        f"seed{'s' * (seeds > 1)}; AP on {result['domains']['detection']}; pose of the faces found and five points on "
-        f"the labelled boxes of {result['domains']['pose']}. Differences from the row above. The paper's columns are "
-        "its own figures (ShuffleNetV2, 200 epochs, WIDER FACE and AFLW2000), not comparable but in sign."
-    )
+    parts = [
+        f"`{result['model']}`, every row from `{result['start']}`, {runs_in_words(result)}; AP on "
+        f"{result['domains']['detection']}; pose of the faces found and five points on the labelled boxes of "
+        f"{result['domains']['pose']}. Differences from the row above. The paper's columns are its own figures "
+        "(ShuffleNetV2, 200 epochs, WIDER FACE and AFLW2000), not comparable but in sign."
+    ]
     head = ["", *(words for words, *_ in COMPARED.values()), "minutes a run"]
     rows = [[*head, "paper: AP easy / medium / hard", "paper: MAE"]]
     rows += [_cells(r) for r in result["rows"] if r["in_table"]]
@@ -396,33 +337,16 @@ def describe(result: dict) -> list[str]:
     if outside:
         parts.append("Outside of the paper's table:")
         parts.append(markdown_table([head, *(_cells(r)[: len(head)] for r in outside)]))
-    cut = [r["label"] for r in result["rows"] if r["cut_short"]]
-    if cut:
-        parts.append(
-            f"Cut short by the {result['minutes']:g} minutes that a run has, and so not compared: {'; '.join(cut)}."
-        )
+    parts += cut_short_in_words(result)
     if result["pose_loss"]:
         parts.append("Error of the five points on the labelled boxes, % of the face's size, by labelled |yaw|:")
         parts.append(_pose_loss(result["pose_loss"]))
     return parts
 
 
-def _each(values: Sequence[float | None], factor: float, digits: int) -> str:
-    return ", ".join("-" if value is None else f"{factor * value:.{digits}f}" for value in values)
-
-
 def _cells(r: dict) -> list[str]:
     cells = [r["label"]]
-    for key, (_, factor, digits) in COMPARED.items():
-        one = r["figures"][key]
-        text = (
-            "-"
-            if one["mean"] is None
-            else f"{factor * one['mean']:.{digits}f} ({_each(one['values'], factor, digits)})"
-        )
-        if "difference" in one:
-            text += f"; {in_words(factor * one['difference'], one['beyond_spread'], digits)}"
-        cells.append(text)
+    cells += [cell(r["figures"][key], factor, digits) for key, (_, factor, digits) in COMPARED.items()]
     cells.append(f"{np.mean(r['seconds']) / 60:.1f}")
     paper = r["paper"]
     if paper:
@@ -434,7 +358,7 @@ def _pose_loss(bins: dict) -> str:
     rows = [["\\|yaw\\|", "faces", "with pose loss", "without", "difference"]]
     for name, row in bins.items():
         words = in_words(100 * row["difference"], row["beyond_spread"]) if "difference" in row else "-"
-        rows.append([name, str(row["faces"]), _each(row["with"], 100, 2), _each(row["without"], 100, 2), words])
+        rows.append([name, str(row["faces"]), each_seed(row["with"], 100, 2), each_seed(row["without"], 100, 2), words])
     return markdown_table(rows)
 
 
@@ -447,7 +371,7 @@ def plot(path: str, result: dict) -> None:
     drawing = new_figure(figsize=(12.5, 1.4 + 0.4 * len(rows) + (2.8 if bins else 0)))
     upper, lower = drawing.subfigures(2, 1, height_ratios=(1 + 0.4 * len(rows), 2.8)) if bins else (drawing, None)
     for i, (axes, (key, (words, factor, _))) in enumerate(zip(upper.subplots(1, 3), COMPARED.items())):
-        dots = [(r["label"] + (" (cut short)" if r["cut_short"] else ""), _known(r, key, factor)) for r in rows]
+        dots = dots_of(rows, key, factor)
         draw_rows(axes, dots, reference=np.mean(dots[0][1]) if dots[0][1] else None)
         axes.set(xlabel=words)
         if i:
@@ -471,10 +395,6 @@ def plot(path: str, result: dict) -> None:
         axes.grid(axis="y", alpha=0.3)
         axes.legend(fontsize=8)
     save_figure(drawing, path)
-
-
-def _known(row: dict, key: str, factor: float) -> list[float]:
-    return [factor * value for value in row["figures"][key]["values"] if value is not None]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,88 @@
-"""What the scripts that make a paper's ablation share: runs that go on where they were, and when rows differ."""
+"""What the scripts that make a paper's ablation share: flags, runs that go on where they were, and when rows differ."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from common import ROOT, read_result, write_result
+from common import ROOT, read_result, rounded, write_result
 
-from gluonface.errors import GluonFaceError
+from gluonface import FaceAnalyzer
+from gluonface.decode import KPNET_SCALES
+from gluonface.errors import DataError, GluonFaceError
+from gluonface.model_zoo.detector import FaceDetector
+from gluonface.training.log import read_log
+
+# How proposals are counted: suppressed as KPNet's faces are, after so many were looked at.
+_PROPOSAL_NMS = 0.6
+_MOST_ANCHORS, _MOST_PEAKS = 5000, 400
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, epochs: int = 6, minutes: float = 30) -> None:
+    """Flags of a table of runs: where they are, how many, how long, and what is made of them."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
+    parser.add_argument("--epochs", type=int, default=epochs, metavar="N", help="of each run (default: %(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=minutes,
+        metavar="M",
+        help="time that a run has at most (default: %(default)g)",
+    )
+    parser.add_argument("--hours", type=float, default=0, help="start no new run after so many (default: no limit)")
+    parser.add_argument("--collect", action="store_true", help="train nothing: tabulate the runs that are there")
+    parser.add_argument("--json", metavar="OUT", help="write the result")
+    parser.add_argument("--picture", metavar="PNG", help="draw it")
+
+
+def check_run_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse runs that are none."""
+    if args.epochs < 1 or not args.minutes > 0:
+        parser.error("--epochs is at least 1, --minutes above 0")
+
+
+def parse_with_passed_on(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, script: str, own: set[str]
+) -> argparse.Namespace:
+    """The flags of a script of this folder; ``flags`` are the words after ``--``, for a script of train/.
+
+    Flags that say what a run is, ``own``, are refused among these.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    cut = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:cut])
+    args.flags = words[cut + 1 :]
+    given = sorted(own & {word.partition("=")[0] for word in args.flags})
+    if given:
+        parser.error(f"{', '.join(given)}: the rows say that, or a flag of this script before the --")
+    if not args.flags and not args.collect:
+        parser.error(f"give the data after --, as train/{script} takes them")
+    check_run_arguments(parser, args)
+    return args
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+class RunRow(Protocol):
+    """What is read of a row of a table here: its label, and the folder of its runs, before the seed."""
+
+    label: str
+    folder: str
+
+
+#: (label of a row, seed) -> figures.
+Measured = dict[tuple[str, int], dict]
 
 
 def epochs_done(folder: Path) -> int:
@@ -26,6 +97,98 @@ def finished(folder: Path, epochs: int) -> bool:
         return False
     wanted = json.loads(config.read_text(encoding="utf-8"))["epochs"]
     return wanted == epochs and epochs_done(folder) == epochs
+
+
+def seconds_of(folder: Path) -> float:
+    """Seconds that a run's epochs took so far."""
+    log = folder / "log.jsonl"
+    return sum(r["seconds"] for r in read_log(log) if r["kind"] == "epoch") if log.is_file() else 0.0
+
+
+def make_runs(
+    args: argparse.Namespace,
+    rows: Sequence[RunRow],
+    train_row: Callable[[RunRow, int, Path, float], None],
+    measure: Callable[[RunRow, Path], dict],
+) -> tuple[Measured, list[str]]:
+    """Make the runs that are not there yet, seed by seed, and measure those that ended an epoch.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of `add_run_arguments`.
+    rows : sequence
+        Those of one folder share a run, which is made for the first of them.
+    train_row : callable
+        ``train_row(row, seed, folder, minutes)`` makes a run, or goes on with it, in the minutes that it has left.
+    measure : callable
+        ``measure(row, folder)`` gives the figures of a run.
+
+    Returns
+    -------
+    measured : dict of (label, seed) to dict
+    failures : list of str
+        Runs that failed; the others take hours, and do not depend on them.
+
+    Raises
+    ------
+    DataError
+        Nothing could be measured.
+    """
+    deadline = time.monotonic() + 60 * args.hours * 60 if args.hours else None
+    measured, failures = {}, []
+    for seed in args.seeds:
+        visited, left_out = set(), set()
+        for row in rows:
+            folder = args.out / f"{row.folder}-seed{seed}"
+            left = args.minutes - seconds_of(folder) / 60
+            if folder not in visited and not finished(folder, args.epochs) and left > 0 and not args.collect:
+                if deadline and time.monotonic() > deadline:
+                    left_out.add(folder)
+                else:
+                    print(f"{row.label}, seed {seed}: {folder}", flush=True)
+                    try:
+                        train_row(row, seed, folder, left)
+                    except GluonFaceError as error:
+                        failures.append(f"{row.label}, seed {seed}: {error}")
+                        print(failures[-1], file=sys.stderr, flush=True)
+                        left_out.add(folder)
+            visited.add(folder)
+            if folder not in left_out and epochs_done(folder):
+                measured[row.label, seed] = measure(row, folder)
+    if not measured:
+        raise DataError("; ".join(failures) or f"{args.out}: no run has ended an epoch yet")
+    return measured, failures
+
+
+def measured_once(path: Path, about: dict, measure: Callable[[], dict]) -> dict:
+    """Figures of a run, kept in a file and measured again only where what they are ``about`` has changed."""
+    if path.is_file():
+        result = read_result(path)
+        if {key: result.get(key) for key in about} == about:
+            return result
+    result = rounded({**about, **measure()})
+    write_result(path, result)
+    return result
+
+
+def keep_flags(folder: Path, flags: Sequence[str]) -> None:
+    """Note in a run's folder what makes it what it is.
+
+    Raises
+    ------
+    GluonFaceError
+        The folder holds a run with other flags.
+    """
+    kept = folder / "flags.json"
+    if epochs_done(folder):
+        before = read_result(kept)["flags"] if kept.is_file() else list(flags)
+        if before != list(flags):
+            changed = sorted(set(before) ^ set(flags)) or ["their order"]
+            raise GluonFaceError(
+                f"{folder} holds a run with other flags ({' '.join(changed)}): give those, or another --out"
+            )
+    write_result(kept, {"flags": list(flags)})
 
 
 def train(
@@ -51,22 +214,81 @@ def train(
     GluonFaceError
         The script failed, or the folder holds a run with other flags.
     """
-    kept = folder / "flags.json"
     if epochs_done(folder):
-        before = read_result(kept)["flags"] if kept.is_file() else list(flags)
-        if before != list(flags):
-            changed = sorted(set(before) ^ set(flags)) or ["their order"]
-            raise GluonFaceError(
-                f"{folder} holds a run with other flags ({' '.join(changed)}): give those, or another --out"
-            )
         start = [f"--resume={folder}"]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_result(kept, {"flags": list(flags)})
+    keep_flags(folder, flags)
     command = [sys.executable, str(ROOT / "train" / script), *flags, *start, *limits, f"--save-prefix={folder}"]
     with (folder / "out.log").open("a", encoding="utf-8") as log:
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
     if status:
         raise GluonFaceError(f"{script} ended with status {status}: see {folder / 'out.log'}")
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def most_proposals(net, top: int, size: int, batch: int = 8) -> FaceAnalyzer:
+    """An analyzer that gives the `top` best proposals of each photo, suppressed at KPNet's IoU, whatever their score.
+
+    The net itself is changed: its settings of suppression are of no more use.
+
+    Parameters
+    ----------
+    net : FaceDetector, KeypointDetector or TagDetector
+        Scale proposals of the second with ``boxes="proposals"``.
+    top : int
+    size : int
+        Long side of the photos.
+    batch : int
+        Photos at once.
+    """
+    # Dozens of anchors propose one face; of a scale map or a heatmap only peaks do, at most one a cell.
+    many = _MOST_ANCHORS if isinstance(net, FaceDetector) else min(_MOST_PEAKS, (size // KPNET_SCALES.stride) ** 2)
+    net.set_nms(_PROPOSAL_NMS, many, top, 0)
+    return FaceAnalyzer(net, size=size, score_thresh=0, batch_size=batch)
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def runs_of(row: RunRow, seeds: Sequence[int], measured: Measured) -> dict[int, dict]:
+    """Figures of a row by seed, of the seeds that are there."""
+    return {seed: measured[row.label, seed] for seed in seeds if (row.label, seed) in measured}
+
+
+def whole(found: dict[int, dict], epochs: int) -> bool:
+    """Whether no run was cut short."""
+    return all(one["epochs"] == epochs for one in found.values())
+
+
+def change(first: Sequence[float | None], second: Sequence[float | None]) -> dict:
+    """Keys ``difference`` of the means and ``beyond_spread``; none where a figure is missing."""
+    if not first or not second or None in first or None in second:
+        return {}
+    difference = float(np.mean(second) - np.mean(first))
+    return {"difference": difference, "beyond_spread": beyond_spread(first, second)}
+
+
+def summary_of(
+    keys: Iterable[str], found: dict[int, dict], before: dict[int, dict], epochs: int
+) -> dict[str, str | list | bool | dict]:
+    """What a row's seeds gave, ``figures``, with the change from another row where no run of either was cut short; and
+    ``seeds``, ``epochs``, ``cut_short`` and ``seconds``.
+    """
+    comparable = whole(found, epochs) and whole(before, epochs)
+    figures = {}
+    for key in keys:
+        values = [one[key] for one in found.values()]
+        figures[key] = {"values": values, "mean": None if None in values else float(np.mean(values))}
+        if comparable:
+            figures[key] |= change([one[key] for one in before.values()], values)
+    return {
+        "seeds": list(found),
+        "epochs": [one["epochs"] for one in found.values()],
+        "cut_short": not whole(found, epochs),
+        "seconds": [one["seconds"] for one in found.values()],
+        "figures": figures,
+    }
 
 
 def beyond_spread(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -80,6 +302,48 @@ def beyond_spread(first: Sequence[float], second: Sequence[float]) -> bool:
 def in_words(difference: float, beyond: bool, digits: int = 2) -> str:
     """A difference as a table shows it."""
     return f"{difference:+.{digits}f}" + ("" if beyond else ", within the spread")
+
+
+def each_seed(values: Sequence[float | None], factor: float, digits: int) -> str:
+    """What each seed gave: "1.20, 1.30"."""
+    return ", ".join("-" if value is None else f"{factor * value:.{digits}f}" for value in values)
+
+
+def cell(one: dict, factor: float, digits: int) -> str:
+    """One of the ``figures`` of `summary_of` as a table shows it: "1.25 (1.20, 1.30); +0.10, within the spread"."""
+    if one["mean"] is None:
+        return "-"
+    text = f"{factor * one['mean']:.{digits}f} ({each_seed(one['values'], factor, digits)})"
+    if "difference" in one:
+        # One seed has no spread to be within.
+        alone = len(one["values"]) < 2
+        text += f"; {in_words(factor * one['difference'], one['beyond_spread'] or alone, digits)}{', one seed' * alone}"
+    return text
+
+
+def runs_in_words(result: dict) -> str:
+    """How many epochs and seeds: "6 epochs, 2 seeds"."""
+    epochs, seeds = result["epochs"], len(result["seeds"])
+    return f"{epochs} epoch{'s' * (epochs > 1)}, {seeds} seed{'s' * (seeds > 1)}"
+
+
+def cut_short_in_words(result: dict) -> list[str]:
+    """A sentence about the rows that were cut short; none where there is no such row."""
+    cut = [r["label"] for r in result["rows"] if r["cut_short"]]
+    if not cut:
+        return []
+    return [f"Cut short by the {result['minutes']:g} minutes that a run has, and so not compared: {'; '.join(cut)}."]
+
+
+def dots_of(rows: Sequence[dict], key: str, factor: float) -> list[tuple[str, list[float]]]:
+    """Labels and known values of the rows' figure ``key``, for `draw_rows`."""
+    return [
+        (
+            r["label"] + (" (cut short)" if r["cut_short"] else ""),
+            [factor * value for value in r["figures"][key]["values"] if value is not None],
+        )
+        for r in rows
+    ]
 
 
 def draw_rows(axes, rows: Sequence[tuple[str, Sequence[float]]], reference: float | None = None) -> None:

@@ -18,7 +18,7 @@ from gluonface import FaceAnalyzer, Faces, get_model, load_image
 from gluonface.data import FaceSample
 from gluonface.data.transforms.affine import Affine
 from gluonface.errors import DataError, InputError
-from gluonface.geometry import box_iou
+from gluonface.geometry import SOFT_NMS, box_iou
 from gluonface.model_zoo import import_insightface, model_facts
 from gluonface.tta import SHORT_SIDES, detect_multiscale
 
@@ -59,6 +59,7 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scales", type=int, nargs="+", metavar="N", help="several scales: these short sides")
     group.add_argument("--flip", action="store_true", help="the mirrored photos, too")
     group.add_argument("--nms", type=float, metavar="T", help="IoU above which the weaker of two boxes goes")
+    group.add_argument("--soft-nms", choices=SOFT_NMS, help="Soft-NMS at each scale, in the place of the net's own")
     group.add_argument("--batch", type=int, default=8, metavar="N", help="photos at once, one scale (default: 8)")
 
 
@@ -70,6 +71,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--weights and --insightface exclude each other")
     if args.facts_of and not args.weights:
         parser.error("--facts-of goes with --weights: shipped weights bring their facts")
+    if args.soft_nms and not (scales(args) or args.flip):
+        parser.error("--soft-nms goes with several scales or --flip")
     if args.flip and not scales(args) and isinstance(args.size, tuple):
         parser.error("--flip goes with a long side, the photo's own size or several scales, not with a canvas")
 
@@ -94,11 +97,12 @@ def scales(args: argparse.Namespace) -> list[int] | None:
 
 def view(args: argparse.Namespace) -> dict:
     """How the photos are looked at, as keys of a result: size or scales, and flip."""
+    soft = {"soft_nms": args.soft_nms} if args.soft_nms else {}
     if scales(args):
-        return {"scales": scales(args), "flip": args.flip}
+        return {"scales": scales(args), "flip": args.flip, **soft}
     if isinstance(args.size, tuple):
         return {"size": "x".join(map(str, args.size)), "flip": args.flip}
-    return {"size": args.size or "stored", "flip": args.flip}
+    return {"size": args.size or "stored", "flip": args.flip, **soft}
 
 
 def build_detector(args: argparse.Namespace):
@@ -125,7 +129,10 @@ def build_analyzer(args: argparse.Namespace, score_thresh: float | None = LOW_SC
     call it.
     """
     net, name = build_detector(args)
-    analyzer = FaceAnalyzer(net, size=args.size, score_thresh=score_thresh, nms_thresh=args.nms, batch_size=args.batch)
+    nms_thresh = 1.0 if args.soft_nms and args.nms is None else args.nms
+    analyzer = FaceAnalyzer(
+        net, size=args.size, score_thresh=score_thresh, nms_thresh=nms_thresh, batch_size=args.batch
+    )
     return analyzer, name
 
 
@@ -149,7 +156,7 @@ def _detect_often(analyzer: FaceAnalyzer, image, args: argparse.Namespace) -> Fa
     sides = scales(args)
     if sides is None and args.size is not None:  # one scale, given by the long side
         sides = [max(1, round(args.size * min(image.shape[:2]) / max(image.shape[:2])))]
-    return detect_multiscale(analyzer, image, sides, flip=args.flip)
+    return detect_multiscale(analyzer, image, sides, flip=args.flip, soft=args.soft_nms)
 
 
 def read_photos(samples: list[FaceSample], turns: list[Affine | None]) -> Iterator[np.ndarray]:

@@ -2,16 +2,25 @@
 
     python benchmarks/latency.py --model retinaface_mobilenet0.25_fc26 --size 640
     python benchmarks/latency.py --model A B --threads 1 2 --batch 1 16 --repeats 15 --json out/latency.json
+    python benchmarks/latency.py --model A B --engine mxnet artefact --static --size 256x256 --batch 1 32
 
-Each combination of model, threads and batch is a process of its own (MXNet reads OMP_NUM_THREADS when it starts). They
-take turns, one measurement each a round, so that a machine that slows down or is busy slows all of them; medians are
-given. Two minutes for one model with the defaults on two idle cores. On the CPU.
+Each combination of model, engine, threads and batch is a process of its own (MXNet reads OMP_NUM_THREADS when it
+starts). They take turns, one measurement each a round, so that a machine that slows down or is busy slows all of them;
+medians are given. Two minutes for one model with the defaults on two idle cores. On the CPU.
 
   decode       a JPEG in memory to RGB (1280x960 drawn by this script, unless --photo names a file)
   preprocess   onto the canvas, normalised, stacked to a batch
   network      raw predictions, ``net.network``
   postprocess  boxes and points decoded, non-maximum suppression, `Faces`
   total        ``FaceAnalyzer`` from JPEG to `Faces`, measured by itself: a little more or less than the sum
+
+All models look at the photo on a canvas of the same size, and "network/s" are photos a second of network alone, to
+compare models by. With --static MXNet plans the memory of a net once (hybridize: static_alloc, static_shape), which
+`FaceAnalyzer` does not for nets it loads itself, as it starts a batch before it has read the results of the one before.
+
+The engine "artefact" is the detector compiled by TVM for this machine, with the shipped schedules, which takes minutes
+before measuring starts. Its preprocess is the canvas alone, its network all that is compiled: normalising, decoding and
+suppression, too. It is left out where TVM is missing. Compiled landmark nets: see deploy.py.
 
 Of a landmark net, a batch is so many faces of one photo, known by five points: decode is left out (0), preprocess is
 aligning and cropping, postprocess reading the heatmaps and the way back to the photo, total ``LandmarkPredictor`` from
@@ -29,14 +38,21 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from importlib import metadata, util
 from pathlib import Path
 
 import numpy as np
 from common import provenance, rounded, run, table, write_result
 from detectors import parse_size
 
+from gluonface import get_model
+from gluonface.errors import InputError
+from gluonface.model_zoo import model_facts
+
+ENGINES = ("mxnet", "artefact")
 STAGES = ("decode", "preprocess", "network", "postprocess", "total")
 _WARM_UP = 2
 
@@ -44,17 +60,37 @@ _WARM_UP = 2
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.worker:
-        work(json.loads(args.worker))
+        job = json.loads(args.worker)
+        (compile_net if "compile_to" in job else work)(job)
         return 0
     photo = Path(args.photo).read_bytes() if args.photo else drawn_photo()
     size = args.size if isinstance(args.size, (int, type(None))) else list(args.size)
-    jobs = [
-        {"model": model, "threads": threads, "batch": batch, "size": size, "root": args.root}
-        for model in args.model
-        for threads in args.threads
-        for batch in args.batch
-    ]
-    runs = measure(jobs, photo, args.repeats)
+    left_out = {}
+    if "artefact" in args.engine and util.find_spec("tvm") is None:
+        left_out["artefact"] = 'TVM is not installed: pip install "gluonface[deploy]"'
+        print(f"artefact: left out, {left_out['artefact']}")
+    engines = [engine for engine in args.engine if engine not in left_out]
+    with tempfile.TemporaryDirectory() as folder:
+        artefacts = {}
+        if "artefact" in engines:
+            artefacts = {model: compiled(model, Path(folder) / model, args) for model in args.model}
+        jobs = [
+            {
+                "model": model,
+                "engine": engine,
+                "artefact": artefacts.get(model) if engine == "artefact" else None,
+                "static": args.static,
+                "threads": threads,
+                "batch": batch,
+                "size": size,
+                "root": args.root,
+            }
+            for model in args.model
+            for engine in engines
+            for threads in args.threads
+            for batch in args.batch
+        ]
+        runs = measure(jobs, photo, args.repeats)
     print(describe(runs))
     if args.json:
         result = {
@@ -62,9 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "size": "stored" if size is None else size,
             "photo": Path(args.photo).name if args.photo else "drawn, JPEG 1280x960",
             "repeats": args.repeats,
+            "static": args.static,
+            "left_out": left_out,
             **provenance(argv),
-            "runs": runs,
+            "runs": [one for one in runs if one["engine"] == "mxnet"],
+            "compiled": [one for one in runs if one["engine"] == "artefact"],
         }
+        if result["compiled"]:
+            result["versions"]["tvm"] = metadata.version("apache-tvm")
         write_result(args.json, rounded(result, 3))
     return 0
 
@@ -79,6 +120,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N|HxW|stored",
         help="long side of the photo in pixels (default: 640), a canvas, or its own size",
     )
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        choices=ENGINES,
+        default=["mxnet"],
+        metavar="ENGINE",
+        help="mxnet, artefact (default: mxnet)",
+    )
+    parser.add_argument("--static", action="store_true", help="let MXNet plan the memory of a net once")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], metavar="N", help="photos (default: 1 16)")
     parser.add_argument("--repeats", type=int, default=15, metavar="N", help="measurements of each (default: 15)")
@@ -91,6 +141,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give a --model")
     if min(args.repeats, *args.threads, *args.batch) < 1:
         parser.error("--repeats, --threads and --batch are at least 1")
+    if "artefact" in args.engine and args.size is None:
+        parser.error("--size stored has no meaning for a compiled net")
     return args
 
 
@@ -109,6 +161,31 @@ def drawn_photo() -> bytes:
             cv2.circle(image, (x + dx * r // 3, y - r // 5), max(1, r // 9), (40, 25, 20), -1, cv2.LINE_AA)
         cv2.ellipse(image, (x, y + r // 2), (r // 3, max(1, r // 10)), 0, 0, 360, (140, 60, 60), -1, cv2.LINE_AA)
     return encode_image(image, "JPEG", quality=90)
+
+
+def new_net(model: str, root: str | None):
+    """A model with its weights or, where there are none, with random ones."""
+    trained = model_facts(model, root).trained
+    net = get_model(model, pretrained=trained, root=root)
+    if not trained:
+        net.initialize()
+    return net
+
+
+def compiled(model: str, out: Path, args: argparse.Namespace) -> str:
+    """The artefact of a detector, with a function for each batch.
+
+    It is compiled by a process of its own: Linux counts the memory of the one that starts them to the peak of workers.
+    """
+    if model_facts(model, args.root).task != "detection":
+        raise InputError(f"expected detectors for the engine artefact, got {model}: deploy.py measures landmark nets")
+    print(f"compiling {model}", flush=True)
+    sizes, batches = [args.size], sorted(set(args.batch))
+    job = {"model": model, "compile_to": str(out), "sizes": sizes, "batches": batches, "root": args.root}
+    done = subprocess.run([sys.executable, __file__, "--worker", json.dumps(job)], check=False)
+    if done.returncode:
+        raise SystemExit(f"latency.py: {model} was not compiled; the message is above")
+    return str(out)
 
 
 def measure(jobs: list[dict], photo: bytes, repeats: int) -> list[dict]:
@@ -153,39 +230,47 @@ def summary(job: dict, samples: list[dict], last: dict) -> dict:
     totals = [1000 * sample["total"] for sample in samples]
     return {
         "model": job["model"],
+        "engine": job["engine"],
         "weights": last["weights"],
         "threads": job["threads"],
         "batch": job["batch"],
         "median_ms": medians,
         "total_ms_10_to_90": [float(np.percentile(totals, q)) for q in (10, 90)],
         "photos_per_second": 1000 * job["batch"] / medians["total"],
+        "network_photos_per_second": 1000 * job["batch"] / medians["network"],
         "peak_memory_mib": last["peak_memory_mib"],
         "faces": last["faces"],
     }
+
+
+def compile_net(job: dict) -> None:
+    """The compiling process."""
+    from gluonface.deploy.build import compile_model
+
+    net = new_net(job["model"], job["root"])
+    sizes = [tuple(size) if isinstance(size, list) else size for size in job["sizes"]]
+    compile_model(net, job["compile_to"], sizes=sizes, batches=job["batches"], root=job["root"])
 
 
 def work(job: dict) -> None:
     """The measuring process: a photo on standard input, then a line for each measurement asked for."""
     import cv2
 
-    from gluonface import get_model
-    from gluonface.model_zoo import model_facts
-
     commands, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between the answers
     photo = commands.read(int.from_bytes(commands.read(4), "big"))
     cv2.setNumThreads(job["threads"])
-    facts = model_facts(job["model"], job["root"])
-    net = get_model(job["model"], pretrained=facts.trained, root=job["root"])
-    if not facts.trained:
-        net.initialize()
-    net.hybridize()
-    measured = (Detection if facts.task == "detection" else Landmarks)(net, job, photo)
+    if job["engine"] == "artefact":
+        measured = Compiled(job, photo)
+    else:
+        net = new_net(job["model"], job["root"])
+        net.hybridize(static_alloc=job["static"], static_shape=job["static"])
+        measured = (Detection if net.facts.task == "detection" else Landmarks)(net, job, photo)
     for command in commands:
         if command.strip() == b"end":
             # Linux counts kibibytes.
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            weights = "shipped" if facts.trained else "random"
+            weights = "shipped" if measured.facts.trained else "random"
             answer = {"weights": weights, "peak_memory_mib": peak, "faces": measured.faces}
         else:
             answer = measured.once()
@@ -199,7 +284,7 @@ class Detection:
     def __init__(self, net, job: dict, photo: bytes):
         from gluonface import FaceAnalyzer
 
-        self.net, self.photos = net, [photo] * job["batch"]
+        self.net, self.facts, self.photos = net, net.facts, [photo] * job["batch"]
         size = tuple(job["size"]) if isinstance(job["size"], list) else job["size"]
         self.analyzer = FaceAnalyzer(net, size=size, batch_size=job["batch"])
         self.faces = 0
@@ -216,7 +301,7 @@ class Detection:
         box = self.analyzer.letterbox_for(images[0].shape[:2])
         x = np.empty((len(images), 3, *box.canvas_hw), np.float32)
         for image, out in zip(images, x):
-            preprocess(image, box, self.net.facts, out)
+            preprocess(image, box, self.facts, out)
         clock.append(time.perf_counter())
         for output in self.net.network(mx.nd.from_numpy(x)):
             output.wait_to_read()
@@ -231,6 +316,39 @@ class Detection:
         return dict(zip(STAGES, (decode, pre, network, whole_net - network + to_faces, total)))
 
 
+class Compiled:
+    """A compiled detector looking at the photo, as often as the batch is large."""
+
+    def __init__(self, job: dict, photo: bytes):
+        from gluonface.deploy import runtime
+
+        self.photos = [photo] * job["batch"]
+        size = tuple(job["size"]) if isinstance(job["size"], list) else job["size"]
+        self.analyzer = runtime.load(job["artefact"], threads=job["threads"], size=size, batch_size=job["batch"])
+        self.facts, self.faces = self.analyzer.facts, 0
+
+    def once(self) -> dict:
+        """Seconds of each stage."""
+        from gluonface import load_image
+        from gluonface.analysis import postprocess
+        from gluonface.geometry import apply_letterbox
+
+        analyzer = self.analyzer
+        clock = [time.perf_counter()]
+        images = [load_image(data) for data in self.photos]
+        clock.append(time.perf_counter())
+        box = analyzer.letterbox_for(images[0].shape[:2])
+        canvases = [apply_letterbox(image, box) for image in images]
+        clock.append(time.perf_counter())
+        outputs = analyzer._collect(analyzer._forward(canvases))
+        clock.append(time.perf_counter())
+        postprocess(outputs, [box] * len(images), analyzer.score_thresh)
+        clock.append(time.perf_counter())
+        self.faces = len(analyzer(self.photos)[0])
+        clock.append(time.perf_counter())
+        return dict(zip(STAGES, np.diff(clock).tolist()))
+
+
 class Landmarks:
     """A landmark net looking at a batch of faces of 200 pixels on the photo."""
 
@@ -238,7 +356,7 @@ class Landmarks:
         from gluonface import load_image
         from gluonface.alignment import LandmarkPredictor
 
-        self.net, self.image, self.faces = net, load_image(photo), job["batch"]
+        self.net, self.facts, self.image, self.faces = net, net.facts, load_image(photo), job["batch"]
         self.predictor = LandmarkPredictor(net, passes=1, batch_size=job["batch"])
         height, width = self.image.shape[:2]
         centres = np.random.default_rng(0).uniform(0.2, 0.8, (job["batch"], 1, 2)) * (width, height)
@@ -250,7 +368,7 @@ class Landmarks:
         from gluonface.analysis import align_faces, normalise
         from gluonface.geometry import invert_affine, warp_image, warp_points
 
-        facts = self.net.facts
+        facts = self.facts
         clock = [time.perf_counter()]
         matrices = align_faces(self.five, facts)
         x = np.empty((len(matrices), 3, facts.size, facts.size), np.float32)
@@ -272,15 +390,18 @@ class Landmarks:
 
 def describe(runs: list[dict]) -> str:
     """The runs as a table, milliseconds a batch."""
-    rows = [("model", "threads", "batch", *(f"{stage} ms" for stage in STAGES), "photos/s", "peak MiB")]
+    stages = (f"{stage} ms" for stage in STAGES)
+    rows = [("model", "engine", "threads", "batch", *stages, "network/s", "photos/s", "peak MiB")]
     for one in runs:
         medians = (f"{one['median_ms'][stage]:.1f}" for stage in STAGES)
         rows.append(
             (
                 one["model"],
+                one["engine"],
                 str(one["threads"]),
                 str(one["batch"]),
                 *medians,
+                f"{one['network_photos_per_second']:.1f}",
                 f"{one['photos_per_second']:.1f}",
                 f"{one['peak_memory_mib']:.0f}",
             )

@@ -5,7 +5,8 @@
 
 In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->`` is replaced. NAME is one of
 
-  models           all detectors: parameters, cost, accuracy, speed, terms of the weights
+  models           the detectors that have weights: parameters, cost, accuracy, speed, terms of the weights
+  untrained_models the other detectors
   landmark_models  the same of the landmark nets that have weights
   detection        every result of eval_detection.py
   landmarks        every result of eval_landmarks.py
@@ -15,6 +16,8 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   decoding         results of decode_heatmaps.py
   ablation         the result of ablate_heatmap.py
   ablation_mos     the result of ablate_mos.py
+  ablation_kpnet   the result of ablate_kpnet.py
+  depth            the result of depth_resolution.py
   speed            every result of latency.py
   deploy           every result of deploy.py: compiled artefacts beside other engines
   devices          the estimates of estimate_devices.py
@@ -37,20 +40,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ablate_kpnet
 import ablate_mos
 import attention_mos
+import depth_resolution
 import estimate_devices
 import time_pose
 from ablation import in_words
 from common import ROOT, figure, looked_at, markdown_table, read_result, run
 from eval_pose import FIGURES, WAYS, points_of, ways_of
 
+from gluonface.decode import KPNET_SCALES
 from gluonface.errors import DataError
 from gluonface.files import write_atomically
 from gluonface.metrics.pose_scoring import ANGLES, YAW_BINS
 from gluonface.metrics.scoring import SIZE_BINS
 from gluonface.model_zoo import ModelFacts, list_models, model_facts
 
+#: Side of the square input that the GF of a system's models are of; 640 where it is not named.
+COUNTED_AT = {"kpnet": KPNET_SCALES.long_side}
 #: The result that stands for a model where there is room for one figure.
 MAIN_DATA, MAIN_SIZE = "det_val", 640
 MAIN_LANDMARK_DATA, MAIN_LANDMARK_DOMAIN = "lmk_val", "Helen"
@@ -100,6 +108,8 @@ class Results:
     decode: list[dict]
     ablation: list[dict]
     ablation_mos: list[dict]
+    ablation_kpnet: list[dict]
+    depth: list[dict]
     latency: list[dict]
     memory: list[dict]
     deploy: list[dict]
@@ -126,6 +136,8 @@ class Results:
             "decode": ("machine", "faces", "points", "size", "median_ms"),
             "ablation": ("model", "start", "rows", "seeds", "epochs", "data_shape", "domain", "train_sources"),
             "ablation_mos": ("model", "start", "rows", "seeds", "epochs", "minutes", "domains", "pose_loss"),
+            "ablation_kpnet": ("dataset", "rows", "seeds", "epochs", "minutes", "size", "domains"),
+            "depth": ("rows", "seeds", "epochs", "minutes", "sizes", "domain"),
             "latency": ("size", "machine", "runs"),
             "memory": ("model", "photos", "settled_after", "settled_mib", "growth_mib"),
             "deploy": (
@@ -172,6 +184,8 @@ _GUESTS = {
     "pose_time": ("latency", "pose_"),
     "attention": ("pose", "attention_"),
     "ablation_mos": ("ablation", "mos"),
+    "ablation_kpnet": ("ablation", "kpnet"),
+    "depth": ("ablation", "depth_resolution"),
 }
 
 
@@ -237,8 +251,9 @@ def with_metric(text: str, path: Path, results: Results) -> str:
 
 
 def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    detectors = [f for f in facts if f.task == "detection"]
     shown, machines, rows = set(), set(), []
-    for one in sorted((f for f in facts if f.task == "detection"), key=lambda f: not f.trained):
+    for one in (f for f in detectors if f.trained):
         result = results.main_of(one.name)
         if result:
             shown.add(f"{result['domain']}, {looked_at(result)}")
@@ -249,7 +264,7 @@ def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
             [
                 _linked(path, one.name),
                 f"{one.params / 1e6:.2f} M",
-                f"{one.gf:.2f}",
+                _cost(one),
                 figure(result and result["ap50"]),
                 f"{timed[0][1]['median_ms']['total']:.0f}" if timed else "-",
                 _terms(one),
@@ -259,7 +274,7 @@ def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     short = "; ".join(sorted({words.split(" (")[0] for words in shown}))
     precision = f"AP@0.5, {short} *" if shown else "AP@0.5"
     speed = "ms a photo **" if machines else "ms a photo"
-    rows.insert(0, ["model", "parameters", "GF at 640", precision, speed, "terms of the weights"])
+    rows.insert(0, ["model", "parameters", "GF", precision, speed, "terms of the weights"])
     notes = []
     if shown:
         notes.append(f"\\* Average precision on {'; '.join(sorted(shown))}.")
@@ -267,7 +282,29 @@ def models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
         notes.append(
             f"\\** From JPEG (1280x960) to `Faces`, long side 640, MXNet, one thread of {', '.join(sorted(machines))}."
         )
+    bare = [f for f in detectors if not f.trained]
+    families = ", ".join(
+        f"{sum(f.system == name for f in bare)} {name}" for name in dict.fromkeys(f.system for f in bare)
+    )
+    if bare:
+        index = ROOT / "model_zoo" / "README.md"
+        where = "below" if path == index else f"in [model_zoo/README.md]({os.path.relpath(index, path.parent)})"
+        notes.append(f"{len(bare)} more detectors, without weights yet, can be trained ({families}): they are {where}.")
     return "\n\n".join([markdown_table(rows), *notes])
+
+
+def untrained_models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    rows = [["detector without weights", "parameters", "GF"]]
+    rows += [
+        [f"`{one.name}`", f"{one.params / 1e6:.2f} M", _cost(one)]
+        for one in facts
+        if one.task == "detection" and not one.trained
+    ]
+    return markdown_table(rows)
+
+
+def _cost(facts: ModelFacts) -> str:
+    return f"{facts.gf:.2f} at {COUNTED_AT.get(facts.system, 640)}"
 
 
 def landmark_models_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
@@ -481,6 +518,14 @@ def _attention(results: list[dict]) -> list[str]:
 
 def ablation_mos_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     return "\n\n".join(part for r in results.ablation_mos for part in ablate_mos.describe(r))
+
+
+def ablation_kpnet_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(part for r in results.ablation_kpnet for part in ablate_kpnet.describe(r))
+
+
+def depth_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(part for r in results.depth for part in depth_resolution.describe(r))
 
 
 def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
@@ -697,6 +742,7 @@ def _comparison(result: dict) -> str:
 
 _REGIONS = {
     "models": models_table,
+    "untrained_models": untrained_models_table,
     "landmark_models": landmark_models_table,
     "detection": detection_table,
     "landmarks": landmarks_table,
@@ -706,6 +752,8 @@ _REGIONS = {
     "decoding": decoding_table,
     "ablation": ablation_table,
     "ablation_mos": ablation_mos_table,
+    "ablation_kpnet": ablation_kpnet_table,
+    "depth": depth_table,
     "speed": speed_table,
     "deploy": deploy_table,
     "devices": estimate_devices.devices_table,

@@ -42,6 +42,7 @@ from .image import MAX_PIXELS, load_image
 
 __all__ = [
     "REALIGN_FROM",
+    "STRIDE",
     "Analyzer",
     "Backend",
     "LandmarkStage",
@@ -57,8 +58,10 @@ __all__ = [
 #: and shifts crops by about as much; beyond it the error grows.
 REALIGN_FROM = 0.03
 
-# The coarsest stride of the detectors here.
-_STRIDE = 32
+#: What canvases are whole multiples of where nothing else is known: the coarsest stride of the detectors here.
+STRIDE = 32
+# The smallest canvas that all of them can look at: an hourglass halves its maps down to stride 64.
+_LEAST_SIDE = 64
 
 
 # ---- from photos to a network and back -------------------------------------------------------------------------------
@@ -120,7 +123,7 @@ def postprocess(
     -------
     list of Faces
         Of each Letterbox, best first. Boxes are cut at the border of the photo, and those without area left out;
-        landmarks are not cut.
+        landmarks are not cut. Dense landmarks bring the five points along.
     """
     ids, scores, bboxes, *rest = outputs
     points, pose = [*rest, None, None][:2]
@@ -135,7 +138,10 @@ def postprocess(
         if points is not None:
             num_points = points.shape[-1] // 2
             placed = box.inverse_points(points[i, rows].reshape(len(rows), num_points, 2))
-            parts = {"landmarks5": placed} if num_points == 5 else {"landmarks": placed, "scheme": str(num_points)}
+            scheme = str(num_points)
+            parts = {"landmarks5": placed} if num_points == 5 else {"landmarks": placed, "scheme": scheme}
+            if num_points != 5 and scheme in SCHEMES:
+                parts["landmarks5"] = SCHEMES[scheme].five_points(placed)
         if pose is not None:
             # A letterbox shifts and scales: no angle changes.
             parts["pose"] = pose[i, rows]
@@ -156,11 +162,9 @@ def align_faces(five: np.ndarray, facts: ModelFacts) -> np.ndarray:
     return np.stack(matrices) if matrices else np.zeros((0, 2, 3))
 
 
-def whole_strides(size_hw: tuple[int, int]) -> tuple[int, int]:
-    """The smallest canvas for an image of a size whose sides are multiples of 32, the coarsest stride of the detectors
-    here.
-    """
-    height, width = (-(-side // _STRIDE) * _STRIDE for side in size_hw)
+def whole_strides(size_hw: tuple[int, int], stride: int = STRIDE) -> tuple[int, int]:
+    """The smallest canvas for an image of a size whose sides are multiples of a net's stride, and at least 64."""
+    height, width = (-(-max(side, _LEAST_SIDE) // stride) * stride for side in size_hw)
     return height, width
 
 
@@ -266,8 +270,8 @@ class Analyzer(Backend):
     size : int, (int, int), "auto" or None
         An int S: the photo's long side becomes S, smaller or larger, on a canvas S x S. A pair (h, w): that canvas.
         "auto": the size the net is meant for (``facts.size``). None: the photo keeps its size, on a canvas rounded up
-        to a multiple of 32. With buckets, "auto" and None take for each photo the canvas on which it comes out nearest
-        to that size, the smallest of several; on it a photo is shrunk if it must be.
+        to a multiple of `stride`. With buckets, "auto" and None take for each photo the canvas on which it comes out
+        nearest to that size, the smallest of several; on it a photo is shrunk if it must be.
     score_thresh : float, optional
         Weaker faces are left out; the default comes with the weights.
     max_faces : int, optional
@@ -285,6 +289,8 @@ class Analyzer(Backend):
 
     #: Where the network runs, for people to read.
     device = "cpu"
+    #: A canvas that is made for a photo has sides that are multiples of it.
+    stride = STRIDE
 
     def __init__(
         self,
@@ -470,7 +476,7 @@ class Analyzer(Backend):
         if self.canvas_hw is not None:
             canvas_hw = self.canvas_hw
         elif self.buckets is None:
-            canvas_hw = whole_strides(size_hw)
+            canvas_hw = whole_strides(size_hw, self.stride)
         else:
             wanted = self.facts.size / max(size_hw) if self._upscale else 1.0
 

@@ -118,8 +118,9 @@ def _net_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=_size,
         default="auto",
-        metavar="N|HxW|stored",
-        help="long side in pixels at which to look, a canvas, or the photo's own size (default: what the model is for)",
+        metavar="N|N,N|HxW|stored",
+        help="long side in pixels at which to look, several (of photos only), a canvas, or the photo's own size "
+        "(default: what the model is for)",
     )
     parser.add_argument("--score", type=_fraction, metavar="S", help="leave out weaker faces (default: the model's)")
     parser.add_argument("--nms", type=_fraction, metavar="T", help="IoU above which the weaker of two boxes goes")
@@ -171,7 +172,9 @@ def _detect(args: argparse.Namespace) -> int:
             table.writerow(_csv_columns(dense))
         bad = found = 0
         with _progress(len(files), show=silent and not args.quiet) as step:
-            for i, result in enumerate(analyzer.stream(files, on_error="return")):
+            several = isinstance(args.size, list)
+            stream = _several_sizes(analyzer, files, args) if several else analyzer.stream(files, on_error="return")
+            for i, result in enumerate(stream):
                 file = files[i]
                 try:
                     if isinstance(result, ImageError):
@@ -194,6 +197,19 @@ def _detect(args: argparse.Namespace) -> int:
         skipped = f", {bad} skipped" if bad else ""
         _say(f"{_count(found, 'face')} in {_count(len(files) - bad, 'photo')}{skipped} ({analyzer.detector_name})")
     return 1 if bad else 0
+
+
+def _several_sizes(analyzer, files: Sequence[str], args: argparse.Namespace) -> Iterator[Faces | ImageError]:
+    """As ``analyzer.stream(files, on_error="return")``, each photo looked at with several long sides."""
+    from .tta import detect_multiscale
+
+    for file in files:
+        try:
+            image = load_image(file, max_pixels=args.max_pixels)
+        except ImageError as error:
+            yield error
+            continue
+        yield detect_multiscale(analyzer, image, long_sides=args.size, flip=False, max_long_side=None)
 
 
 def _analyzer(args: argparse.Namespace):
@@ -219,7 +235,7 @@ def _analyzer(args: argparse.Namespace):
         args.model,
         landmarks=args.landmarks,
         ctx=ctx,
-        size=args.size,
+        size="auto" if isinstance(args.size, list) else args.size,
         score_thresh=args.score,
         nms_thresh=args.nms,
         max_faces=args.max_faces,
@@ -241,7 +257,7 @@ def _compiled_analyzer(args: argparse.Namespace):
         args.artefact,
         landmarks=args.landmarks_artefact,
         threads=args.threads or 1,
-        size=args.size,
+        size="auto" if isinstance(args.size, list) else args.size,
         score_thresh=args.score,
         max_faces=args.max_faces,
         batch_size=args.batch,
@@ -260,13 +276,15 @@ def _lines(file: str, faces: Faces) -> list[str]:
         x1, y1, x2, y2 = (round(float(value)) for value in face.box)
         pose = ""
         if face.pose is not None:
-            yaw, pitch, roll = face.pose[0]
+            yaw, pitch, roll = np.round(face.pose[0]) + 0.0  # no -0
             pose = f"  yaw {yaw:+.0f} pitch {pitch:+.0f} roll {roll:+.0f}"
+        elif np.isfinite(face.roll[0]):
+            pose = f"  roll {np.round(face.roll[0]) + 0.0:+.0f}"
         lines.append(f"  {face.score:.3f}  box {x1} {y1} {x2} {y2}  {x2 - x1}x{y2 - y1}{pose}")
     return lines
 
 
-#: The last columns of a table, empty for a detector without pose.
+#: The last columns of a table; of a detector without pose the first two are empty, and the roll is that of the points.
 _ANGLES = ("yaw", "pitch", "roll")
 
 
@@ -284,7 +302,10 @@ def _csv_rows(file: str, faces: Faces, dense: str | None) -> Iterator[list]:
         points = [value for point in face.get("landmarks5", [("", "")] * 5) for value in point]
         if dense:
             points += [value for point in face["landmarks"] for value in point]
-        pose = [face["pose"][angle] if "pose" in face else "" for angle in _ANGLES]
+        # The shortest decimals, as all the numbers of a row.
+        roll = str(faces.roll[i]) if np.isfinite(faces.roll[i]) else ""
+        pose = face.get("pose", {"roll": roll})
+        pose = [pose.get(angle, "") for angle in _ANGLES]
         yield [file, d["width"], d["height"], i, *face["box"], face["score"], *points, *pose]
 
 
@@ -417,16 +438,20 @@ def _number(text: str, kind: type, good: Callable, expected: str):
     return value
 
 
-def _size(text: str) -> int | tuple[int, int] | str | None:
+def _size(text: str) -> int | list[int] | tuple[int, int] | str | None:
+    """A long side, a list of several, a canvas (height, width), "auto", or None: as stored."""
     if text in ("stored", "auto"):
         return None if text == "stored" else text
+    separator = "," if "," in text else "x"
     try:
-        sides = [_positive(side) for side in text.lower().split("x")]
+        sides = [_positive(side) for side in text.lower().split(separator)]
     except argparse.ArgumentTypeError:
         sides = []
+    if separator == "," and sides:
+        return sides
     if len(sides) not in (1, 2):
         raise argparse.ArgumentTypeError(
-            f'expected a long side (640), height x width (480x640) or "stored", got {text!r}'
+            f'expected a long side (640), several (256,640), height x width (480x640) or "stored", got {text!r}'
         )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
@@ -535,6 +560,8 @@ def _frames(args: argparse.Namespace) -> int:
         align=args.align,
         report_seconds=args.report,
     )
+    if isinstance(args.size, list):
+        raise InputError("--size with several long sides is for photos (gluonface detect); give one")
     video = int(args.video) if args.video.isdecimal() and not Path(args.video).exists() else args.video
     # What is wrong with the file is known before the model is loaded.
     frames = read_frames(video, args.step, args.max_frames, fps=args.fps, max_pixels=args.max_pixels)
@@ -1020,7 +1047,7 @@ def _above_zero(text: str) -> float:
 
 def _canvas(text: str) -> int | tuple[int, int]:
     size = None if text in ("stored", "auto") else _size(text)
-    if size is None:
+    if size is None or isinstance(size, list):
         raise argparse.ArgumentTypeError(f"expected a side (640) or height x width (480x640), got {text!r}")
     return size
 

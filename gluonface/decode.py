@@ -7,6 +7,7 @@ per cell, H W image, h w map.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -522,6 +523,7 @@ def encode_scale_map(
     map_hw: tuple[int, int],
     spec: ScaleSpec = KPNET_SCALES,
     sigma: float = SCALE_SIGMA,
+    bin_sigma: float = 0.0,
 ) -> np.ndarray:
     """What the scale map of some faces should be (eq. 2 and 3).
 
@@ -541,6 +543,9 @@ def encode_scale_map(
         h, w.
     spec : ScaleSpec
     sigma : float
+    bin_sigma : float
+        Standard deviation in bins of a Gaussian over the sizes, ours: neighbouring bins count as half right. 0, the
+        paper, has the one bin.
 
     Returns
     -------
@@ -549,18 +554,21 @@ def encode_scale_map(
     """
     height, width = map_hw
     scale_map = np.zeros((spec.bins, height, width), np.float32)
+    reach = math.ceil(3 * bin_sigma)
     cells = np.floor(np.asarray(centres, np.float64).reshape(-1, 2) / spec.stride).astype(np.int64)
     for (x, y), b in zip(cells.tolist(), encode_scale(np.reshape(sizes, -1), spec).tolist()):
         if not (0 <= x < width and 0 <= y < height):
             continue
         radius = b // BINS_PER_OCTAVE
         top, left = max(y - radius, 0), max(x - radius, 0)
-        window = scale_map[b - 1, top : y + radius + 1, left : x + radius + 1]
+        low, high = max(b - reach, 1), min(b + reach, spec.bins)
+        window = scale_map[low - 1 : high, top : y + radius + 1, left : x + radius + 1]
         # The least unit makes radius 0 the one cell.
         unit = 2 * (max(radius, 1) * sigma) ** 2
-        down = np.exp(-((np.arange(window.shape[0]) + top - y) ** 2) / unit)
-        across = np.exp(-((np.arange(window.shape[1]) + left - x) ** 2) / unit)
-        np.maximum(window, down[:, None] * across, out=window)
+        down = np.exp(-((np.arange(window.shape[1]) + top - y) ** 2) / unit)
+        across = np.exp(-((np.arange(window.shape[2]) + left - x) ** 2) / unit)
+        over = np.exp(-((np.arange(low, high + 1) - b) ** 2) / (2 * max(bin_sigma, 1e-3) ** 2))
+        np.maximum(window, over[:, None, None] * (down[:, None] * across), out=window)
     return scale_map
 
 

@@ -417,6 +417,32 @@ class Faces:
             raise InputError("these faces have no pose to make a rotation of; a detector with a pose head gives one")
         return rotation_from_pose(self.pose).astype(np.float32)
 
+    @property
+    def roll(self) -> np.ndarray:
+        """(n,) float32: degrees by which heads are tilted, positive clockwise as the viewer sees it.
+
+        That of `pose` where there is one. Otherwise the tilt in the image, from -180 to 180, of the upright face that
+        comes nearest to eyes and mouth of `alignment_points` (least squares): turning the photo by an angle adds this
+        angle. It is that of the pose for heads that look at the viewer, and within 10 degrees of it up to a yaw of 30
+        and a pitch of 20 degrees, both at once; beyond, `gluonface.pose.fit_pose` tells the three angles apart. NaN of
+        faces without points, or with all in one place.
+        """
+        if self.pose is not None:
+            return self.pose[:, 2].copy()
+        try:
+            points = self.alignment_points.astype(np.float64)
+        except InputError:
+            return np.full(len(self), np.nan, np.float32)
+        left_eye, right_eye, _, left_mouth, right_mouth = np.moveaxis(points, 1, 0)
+        across = right_eye - left_eye
+        down = (left_mouth + right_mouth - left_eye - right_eye) / 2
+        # Down, a quarter turn back, points across. On a face both are about as long; the middle of two points is known
+        # twice as well as the difference between two.
+        x, y = (across + 2 * np.stack([down[:, 1], -down[:, 0]], axis=1)).T
+        # Adding 0 makes -0.0 (whose angle would be -180 degrees) 0.0.
+        angles = np.rad2deg(np.arctan2(y + 0.0, x))
+        return np.where(np.hypot(x, y) > 0, angles, np.nan).astype(np.float32)
+
     def with_(self, **fields) -> Faces:
         """A copy with some fields replaced, checked again (as `dataclasses.replace`)."""
         return dataclasses.replace(self, **fields)

@@ -30,7 +30,8 @@ class ModelFacts:
     params : int
         Trainable parameters.
     gf : float
-        Multiply-accumulates in 10^9 for one square input of 640 (detection) or 192 (landmarks), without decoding.
+        Multiply-accumulates in 10^9 for one square input of ``size`` pixels that the model without weights is meant for
+        (640 of a detector, 256 of KPNet, 192 of a landmark net), without decoding.
     mean, std : tuple of 3 float
         The input is ``(rgb / 255 - mean) / std``, RGB in this order.
     size : int

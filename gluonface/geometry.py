@@ -20,6 +20,7 @@ __all__ = [
     "ARCFACE_TEMPLATE_112",
     "FIVE_IN_BOX",
     "HEATMAP_TEMPLATE",
+    "SOFT_NMS",
     "Letterbox",
     "align_crop",
     "apply_letterbox",
@@ -36,6 +37,7 @@ __all__ = [
     "nms",
     "rotation_matrix_about",
     "similarity_transform",
+    "soft_nms",
     "vote",
     "warp_image",
     "warp_points",
@@ -58,6 +60,9 @@ HEATMAP_TEMPLATE.flags.writeable = False
 # these photographs, made symmetric. Boxes as detectors trained on WIDER FACE draw them, forehead included.
 FIVE_IN_BOX = np.array([[0.27, 0.389], [0.73, 0.389], [0.5, 0.583], [0.299, 0.748], [0.701, 0.748]])
 FIVE_IN_BOX.flags.writeable = False
+
+#: How `soft_nms` lowers scores.
+SOFT_NMS = ("linear", "gaussian")
 
 # Largest number of box pairs compared at once, to bound memory (float64: 32 MB).
 _PAIRS_AT_ONCE = 4_000_000
@@ -141,6 +146,72 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_thresh: float, top_k: int | N
         # Multiplied out, so that boxes without area need no special case.
         order = order[overlap <= iou_thresh * (areas[best] + areas[order] - overlap)]
     return np.array(keep, dtype=np.int64)
+
+
+def soft_nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    method: str = "linear",
+    *,
+    iou_thresh: float = 0.3,
+    sigma: float = 0.5,
+    score_thresh: float = 0.001,
+    top_k: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Non-maximum suppression that lowers scores instead of removing boxes (Bodla et al., arXiv:1704.04503).
+
+    The best box is kept, those that overlap it lose some of their score, then the next best is kept by the scores as
+    they now are. The defaults are those of the paper's sources.
+
+    Parameters
+    ----------
+    boxes : (N, 4) array, xyxy
+    scores : (N,) array
+        Not negative.
+    method : {"linear", "gaussian"}
+        A score is multiplied with 1 - IoU where the IoU is at least `iou_thresh` (the paper's second equation), or with
+        exp(-IoU^2 / sigma) (its third).
+    iou_thresh : float
+        Of "linear".
+    sigma : float
+        Of "gaussian".
+    score_thresh : float
+        Boxes whose score is or falls below it go. With "linear" these are at least the exact copies of a kept box,
+        whose scores become 0, unless the threshold is 0.
+    top_k : int, optional
+        Stop after that many kept boxes.
+
+    Returns
+    -------
+    keep : (n,) int64 array
+        Indices of the kept boxes in the order in which they were kept; of equal scores the earlier box is the better.
+    lowered : (n,) array
+        Their scores, falling.
+    """
+    boxes, scores = _as_boxes(boxes), np.asarray(scores)
+    if method not in SOFT_NMS:
+        raise InputError(f"expected a method among {', '.join(SOFT_NMS)}, got {method!r}")
+    if scores.shape != (len(boxes),):
+        raise InputError(f"expected scores of shape ({len(boxes)},), got {scores.shape}")
+    if scores.size and scores.min() < 0:
+        raise InputError(f"expected scores that are not negative, got {scores.min()}")
+    if not sigma > 0:
+        raise InputError(f"expected a sigma above 0, got {sigma}")
+    lowered = scores.astype(np.float64)
+    areas = box_area(boxes)
+    left = np.flatnonzero(lowered >= score_thresh)
+    keep = []
+    while left.size and (top_k is None or len(keep) < top_k):
+        at = lowered[left].argmax()
+        best, left = left[at], np.delete(left, at)
+        keep.append(best)
+        overlap = _intersection(boxes[best : best + 1], boxes[left])[0]
+        union = areas[best] + areas[left] - overlap
+        iou = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+        lowered[left] *= np.where(iou >= iou_thresh, 1 - iou, 1) if method == "linear" else np.exp(-(iou**2) / sigma)
+        left = left[lowered[left] >= score_thresh]
+    keep = np.array(keep, dtype=np.int64)
+    return keep, lowered[keep].astype(np.result_type(scores.dtype, np.float32), copy=False)
 
 
 def vote(boxes: np.ndarray, scores: np.ndarray, values: np.ndarray, iou_thresh: float) -> tuple[np.ndarray, np.ndarray]:

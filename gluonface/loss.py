@@ -1,6 +1,6 @@
 """Losses of the papers, as HybridBlocks.
 
-Letters: B batch, N anchors, P anchors with a pose or squares, K landmarks, S scale bins, h w map.
+Letters: B batch, N anchors, P anchors with a pose, squares or proposals, K landmarks, S scale bins, h w map.
 """
 
 from __future__ import annotations
@@ -16,6 +16,17 @@ from .nn.heads import take_cells
 from .nn.heatmap import SoftArgmax
 
 nn = mx.gluon.nn
+
+
+def _smooth_l1(F, difference, smooth_at: float):
+    # F.smooth_l1 turns at 1 / scalar^2 and is scaled so that the line has slope 1.
+    return F.smooth_l1(difference, scalar=smooth_at**-0.5)
+
+
+def _box_loss(F, box_preds, box_targets, positive, smooth_at: float):
+    """Smooth-L1 (B,) of boxes (B, N, 4), summed over the positive anchors (B, N)."""
+    losses = _smooth_l1(F, box_preds - box_targets, smooth_at)
+    return F.sum(F.broadcast_mul(losses, positive.expand_dims(-1)), axis=(1, 2))
 
 
 class AnchorLoss(nn.HybridBlock):
@@ -50,10 +61,6 @@ class AnchorLoss(nn.HybridBlock):
         self.box_weight, self.landmark_weight = box_weight, landmark_weight
         self.negatives_per_positive, self.min_negatives = negatives_per_positive, min_negatives
         self.smooth_at = smooth_at
-
-    def _smooth_l1(self, F, difference):
-        # F.smooth_l1 turns at 1 / scalar^2 and is scaled so that the line has slope 1.
-        return F.smooth_l1(difference, scalar=self.smooth_at**-0.5)
 
     def hybrid_forward(
         self,
@@ -102,11 +109,105 @@ class AnchorLoss(nn.HybridBlock):
         )
         chosen = positive + negative * F.broadcast_lesser(rank, wanted)
         cls = F.sum(losses * chosen, axis=1) * normaliser
-        box = F.sum(F.broadcast_mul(self._smooth_l1(F, box_preds - box_targets), positive.expand_dims(-1)), axis=(1, 2))
-        points = F.sum(
-            F.broadcast_mul(self._smooth_l1(F, landmark_preds - landmark_targets), landmark_masks), axis=(1, 2)
-        )
+        box = _box_loss(F, box_preds, box_targets, positive, self.smooth_at)
+        losses = _smooth_l1(F, landmark_preds - landmark_targets, self.smooth_at)
+        points = F.sum(F.broadcast_mul(losses, landmark_masks), axis=(1, 2))
         return cls, box * normaliser * self.box_weight, points * landmark_normaliser * self.landmark_weight
+
+
+class FocalLoss(nn.HybridBlock):
+    """Class and box losses of an anchor-based detector without mining (MaskFace eq. 2 and 3).
+
+    Class is the focal loss (Lin et al. 2017) over all anchors that are not ignored: the better an anchor is classified,
+    the less it counts, so that the many easy ones do not drown the few hard ones. Box is smooth-L1 over the positive
+    anchors. Each part is summed over an image and multiplied by the image's normaliser.
+
+    Parameters
+    ----------
+    alpha : float
+        What positive anchors are multiplied with, background ones with 1 - alpha.
+    gamma : float
+        Power of the probability that was missed; 0 is cross-entropy.
+    box_weight : float
+        The paper's 1.
+    smooth_at : float
+        As in `AnchorLoss`; the paper gives no number.
+    """
+
+    def __init__(
+        self, alpha: float = 0.25, gamma: float = 2.0, box_weight: float = 1.0, smooth_at: float = 1.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.alpha, self.gamma = alpha, gamma
+        self.box_weight, self.smooth_at = box_weight, smooth_at
+
+    def hybrid_forward(self, F, cls_preds, box_preds, cls_targets, box_targets, normaliser):
+        """Loss parts per image.
+
+        Parameters
+        ----------
+        cls_preds : (B, N, 2)
+            Logits of background and face; the paper's probability, a sigmoid, is that of their difference.
+        box_preds : (B, N, 4)
+        cls_targets : (B, N)
+            1 face, 0 background, -1 ignored.
+        box_targets : (B, N, 4)
+        normaliser : (B,)
+            See `AnchorLoss`.
+
+        Returns
+        -------
+        cls, box : (B,) each
+        """
+        positive, negative = cls_targets == 1, cls_targets == 0
+        logs = F.log_softmax(cls_preds, axis=-1)
+        right, wrong = F.pick(logs, positive, axis=-1), F.pick(logs, 1 - positive, axis=-1)
+        # From logarithms: where the probability of being wrong is rounded to 0 or 1, nothing becomes infinite.
+        weights = F.exp(self.gamma * wrong) * (self.alpha * positive + (1 - self.alpha) * negative)
+        box = _box_loss(F, box_preds, box_targets, positive, self.smooth_at)
+        return F.sum(-weights * right, axis=1) * normaliser, box * normaliser * self.box_weight
+
+
+class KeypointMaskLoss(nn.HybridBlock):
+    """Spatial cross-entropy of landmarks in proposals (MaskFace eq. 4 and 5, after Mask R-CNN).
+
+    The map of each landmark is a softmax over its cells, of which one is the right one. Mean over the K landmarks, one
+    that is not known counting as found, as eq. 4 has it, summed over an image's proposals and multiplied by the image's
+    normaliser.
+
+    Parameters
+    ----------
+    map_hw : (int, int)
+        h, w.
+    weight : float
+        lambda_kp; higher, points are more accurate and faces are found less well (section 3.1).
+    """
+
+    def __init__(self, map_hw: tuple[int, int] = (56, 56), weight: float = 0.25, **kwargs):
+        super().__init__(**kwargs)
+        self.cells, self.weight = map_hw[0] * map_hw[1], weight
+
+    def hybrid_forward(self, F, mask_preds, point_cells, normaliser):
+        """Loss per image.
+
+        Parameters
+        ----------
+        mask_preds : (B, P, K, h, w) or (BP, K, h, w)
+            Logits, image after image.
+        point_cells : (B, P, K)
+            Number of the cell of each point, row by row; -1 for a point to be left out. See
+            :class:`gluonface.targets.ProposalTargets`.
+        normaliser : (B,)
+            Images in the global batch / proposals in it that have points, see `AnchorLoss`.
+
+        Returns
+        -------
+        (B,)
+        """
+        logs = F.log_softmax(mask_preds.reshape((-1, self.cells)), axis=-1)
+        told = F.pick(logs, F.relu(point_cells).reshape((-1,)), axis=-1)
+        losses = -F.reshape_like(told, point_cells) * (point_cells >= 0)
+        return F.sum(F.mean(losses, axis=2), axis=1) * normaliser * self.weight
 
 
 class PoseLoss(nn.HybridBlock):
@@ -195,7 +296,7 @@ class DensePointsLoss(nn.HybridBlock):
             Smooth-L1, sum over x and y, mean over the points.
         """
         difference = self.dense(take_cells(F, cells, anchors, self.per_cell)) - dense_targets
-        losses = F.sum(F.smooth_l1(difference, scalar=self.smooth_at**-0.5), axis=2) / self.num_points
+        losses = F.sum(_smooth_l1(F, difference, self.smooth_at), axis=2) / self.num_points
         return F.sum(losses * dense_masks, axis=1) * normaliser
 
 
@@ -269,7 +370,7 @@ class SmallBoxLoss(nn.HybridBlock):
             See :class:`gluonface.targets.MOSTargets`.
         normaliser : (B,)
         """
-        losses = F.sum(F.smooth_l1(F.BlockGrad(box_preds) - box_targets, scalar=self.smooth_at**-0.5), axis=2)
+        losses = F.sum(_smooth_l1(F, F.BlockGrad(box_preds) - box_targets, self.smooth_at), axis=2)
         losses = losses * (face_sizes > 0)
         small = F.sum(losses * (face_sizes <= self.small), axis=1)
         return small * normaliser, F.sum(losses, axis=1) * normaliser

@@ -13,7 +13,7 @@ import numpy as np
 
 from ._compat import mx
 from .alignment import LandmarkPredictor, context_of, prepared
-from .analysis import Analyzer, LandmarkStage
+from .analysis import STRIDE, Analyzer, LandmarkStage
 from .errors import InputError
 from .image import MAX_PIXELS
 from .model_zoo import DEFAULT_DETECTOR, get_model
@@ -44,7 +44,8 @@ class FaceAnalyzer(Analyzer):
     size : int, (int, int), "auto" or None
         An int S: the photo's long side becomes S, smaller or larger, on a canvas S x S. A pair (h, w): that canvas.
         "auto": the size the net is meant for (``net.facts.size``). None: the photo keeps its size, on a canvas rounded
-        up to a multiple of 32.
+        up to a multiple of ``net.stride``, of 32 where the net has none. For faces of very different sizes in one photo
+        see `gluonface.tta.detect_multiscale`.
     score_thresh : float, optional
         Weaker faces are left out; the default comes with the weights.
     nms_thresh : float, optional
@@ -105,6 +106,7 @@ class FaceAnalyzer(Analyzer):
         )
         self.ctx = context_of(self.net)
         self.device = str(self.ctx)
+        self.stride = getattr(self.net, "stride", STRIDE)
         self._set_nms(nms_thresh)
 
     def _forward(self, canvases: Sequence[np.ndarray]) -> tuple[mx.nd.NDArray, ...]:

@@ -1,6 +1,6 @@
 """Labels to training targets, in NumPy, in the workers.
 
-Letters: N anchors, M labelled faces, P squares, K landmarks, S scale bins.
+Letters: B batch, N anchors, M labelled faces, P squares or proposals, K landmarks, S scale bins.
 """
 
 from __future__ import annotations
@@ -27,12 +27,30 @@ from .decode import (
     squares_about,
 )
 from .errors import InputError
-from .geometry import box_ioa, box_iou
+from .geometry import box_ioa, box_iou, nms
 
-__all__ = ["AnchorTargets", "HeatmapTargets", "KPNetTargets", "MOSTargets", "TagTargets", "match_anchors"]
+__all__ = [
+    "MASKFACE_ANCHORS",
+    "AnchorTargets",
+    "HeatmapTargets",
+    "KPNetTargets",
+    "MOSTargets",
+    "MaskFaceTargets",
+    "ProposalTargets",
+    "TagTargets",
+    "encode_cells",
+    "match_anchors",
+]
 
 #: ``cls_targets`` of an anchor that is neither face nor background.
 IGNORED = -1
+
+#: P2..P6 with three anchors a cell, a third of an octave apart: 102,300 of 16 to 406 pixels at 640x640 (MaskFace
+#: section 3.2).
+MASKFACE_ANCHORS = AnchorSpec(
+    strides=(4, 8, 16, 32, 64),
+    sizes=tuple(tuple(side * 2 ** (third / 3) for third in range(3)) for side in (16, 32, 64, 128, 256)),
+)
 
 
 def match_anchors(
@@ -42,6 +60,7 @@ def match_anchors(
     positive_iou: float,
     negative_iou: float,
     low_quality_iou: float,
+    take_over: bool = True,
 ) -> np.ndarray:
     """Assign anchors to faces by overlap.
 
@@ -53,7 +72,11 @@ def match_anchors(
     positive_iou, negative_iou : float
         An anchor is positive from the first on, background below the second, and ignored between.
     low_quality_iou : float
-        A face's best anchors are positive from this overlap on, even below ``positive_iou``.
+        A face's best anchors are positive from this overlap on, even below ``positive_iou``. 0: however little they
+        overlap it; above 1: no such anchors.
+    take_over : bool
+        A face has its best anchors even where they overlap another face more. If not, they are for the face that they
+        overlap most (MaskFace section 3.2), and a face may be left without.
 
     Returns
     -------
@@ -67,11 +90,16 @@ def match_anchors(
     overlap = iou[np.arange(len(anchors)), face]
     matched = np.where(overlap >= positive_iou, face, np.where(overlap < negative_iou, -1, -2))
     best = iou.max(axis=0)
+    # A face that no anchor touches has no best ones.
+    kept = (best >= low_quality_iou) & (best > 0)
+    if not take_over:
+        chosen = ((iou >= best - 1e-6) & kept).any(axis=1)
+        return np.where(chosen, face, matched)
     # Larger faces first, so that where two faces share their best anchor the smaller one, which has fewer others, keeps
     # it.
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     for m in np.argsort(-area):
-        if best[m] >= low_quality_iou:
+        if kept[m]:
             matched[iou[:, m] >= best[m] - 1e-6] = m
     return matched
 
@@ -85,7 +113,7 @@ class AnchorTargets:
     size_hw : (int, int)
         Network input in pixels.
     spec : AnchorSpec
-    positive_iou, negative_iou, low_quality_iou : float
+    positive_iou, negative_iou, low_quality_iou, take_over
         See :func:`match_anchors`. The paper's .5 and .3 leave small faces without an anchor of .5 when there are two
         sizes an octave apart; the light variant's sources use one threshold of .35.
     ignore_ioa : float
@@ -97,6 +125,7 @@ class AnchorTargets:
     positive_iou: float = 0.35
     negative_iou: float = 0.35
     low_quality_iou: float = 0.2
+    take_over: bool = True
     ignore_ioa: float = 0.5
 
     def __post_init__(self):
@@ -114,6 +143,7 @@ class AnchorTargets:
             positive_iou=self.positive_iou,
             negative_iou=self.negative_iou,
             low_quality_iou=self.low_quality_iou,
+            take_over=self.take_over,
         )
 
     def __call__(
@@ -253,6 +283,184 @@ class MOSTargets(AnchorTargets):
         return targets, masks
 
 
+def _labelled_points(labels, num_points: int) -> np.ndarray:
+    """Points (M, K, 2) of all labels, NaN where unknown: five, or those of the scheme with that number."""
+    if num_points == 5:
+        return labels.landmarks5
+    if labels.landmarks is not None and labels.landmarks.shape[1] == num_points:
+        return labels.landmarks
+    return np.full((len(labels.boxes), num_points, 2), np.nan, np.float32)
+
+
+@dataclass(frozen=True)
+class MaskFaceTargets(AnchorTargets):
+    """Training targets of MaskFace that follow from the labels: class and box of the anchors, and the faces with whose
+    points `ProposalTargets` goes on.
+
+    Attributes
+    ----------
+    num_points : int
+        K: 5 takes ``landmarks5`` of the labels, another number their ``landmarks`` where they are of that scheme.
+    max_faces : int
+        M: so many faces are handed on, those with points first, large ones first among equals.
+    """
+
+    spec: AnchorSpec = MASKFACE_ANCHORS
+    positive_iou: float = 0.5
+    negative_iou: float = 0.3
+    low_quality_iou: float = 0.0
+    take_over: bool = False
+    num_points: int = 5
+    max_faces: int = 64
+
+    def encode_labels(self, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Targets of one image from its :class:`gluonface.data.base.FaceLabels`.
+
+        Returns
+        -------
+        cls_targets (N,), box_targets (N, 4)
+            See `AnchorTargets`; ``labels.points_only`` are ignored in both.
+        face_boxes : ndarray, float32, (M, 4)
+            xyxy in input pixels, of faces that are not ignored; 0 where there are fewer.
+        face_points : ndarray, float32, (M, K, 2)
+            Their points, NaN where unknown.
+        """
+        cls_targets, box_targets, *_ = super().encode_labels(labels)
+        points = _labelled_points(labels, self.num_points)
+        faces = np.flatnonzero(~labels.ignore)
+        without = ~_with_points(points[faces])
+        # Those without points are told, too: a proposal of theirs is not to be taken for one of a neighbour.
+        faces = faces[np.lexsort((-labels.face_sizes[faces], without))][: self.max_faces]
+        face_boxes = np.zeros((self.max_faces, 4), np.float32)
+        face_points = np.full((self.max_faces, self.num_points, 2), np.nan, np.float32)
+        face_boxes[: len(faces)], face_points[: len(faces)] = labels.boxes[faces], points[faces]
+        return cls_targets, box_targets, face_boxes, face_points
+
+
+def _with_points(points: np.ndarray) -> np.ndarray:
+    """Which of the faces have a known point: (M, K, 2) to (M,)."""
+    return np.isfinite(points).all(axis=-1).any(axis=-1)
+
+
+def encode_cells(points: np.ndarray, boxes: np.ndarray, map_hw: tuple[int, int]) -> np.ndarray:
+    """Which cell of a box's map each point is in: the one pixel of a one-hot mask (MaskFace section 3.1).
+
+    Parameters
+    ----------
+    points : ndarray (P, K, 2)
+        x, y in pixels; NaN where unknown.
+    boxes : ndarray (P, 4)
+        xyxy in the same pixels.
+    map_hw : (int, int)
+        h, w: into so many rows and columns each box is divided.
+
+    Returns
+    -------
+    ndarray, int64, (P, K)
+        Number of the cell, row by row; -1 for a point that is unknown or outside. The border belongs to the box.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    low, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
+    places = np.full(np.shape(points), np.nan)
+    np.divide(points - low, size, out=places, where=np.broadcast_to(size > 0, places.shape))
+    inside = ((places >= 0) & (places <= 1)).all(axis=-1)  # not so for NaN
+    sides = np.array(map_hw[::-1])
+    column, row = np.moveaxis(
+        np.minimum(np.where(inside[..., None], places, 0) * sides, sides - 1).astype(np.int64), -1, 0
+    )
+    return np.where(inside, row * map_hw[1] + column, -1)
+
+
+@dataclass(frozen=True)
+class ProposalTargets:
+    """What the keypoint head of MaskFace learns: points in boxes that the net itself has just proposed (section 3.2).
+
+    The proposals follow from the predictions, so they are chosen in the middle of a training step, without gradient,
+    from scores and decoded boxes:
+
+    >>> rois, point_cells = ProposalTargets()(boxes, scores, face_boxes, face_points)
+    >>> count = (point_cells >= 0).any(axis=2).sum()
+    >>> normaliser = np.full(len(rois), len(rois) / max(1, count))
+
+    The keypoint head then looks at ``rois``, as rows of `gluonface.nn.roi.number_boxes`;
+    `gluonface.loss.KeypointMaskLoss` takes the other two.
+
+    Attributes
+    ----------
+    map_hw : (int, int)
+        h, w of the masks.
+    score_thresh, nms_thresh, match_iou : float
+        Proposals have a higher score than the first, survive non-maximum suppression at the second, and overlap the
+        face that they overlap most by more than the third.
+    max_proposals : int
+        P, of one image. The paper has no limit. Each face has its best proposal before any has two, proposals of high
+        score first.
+    nms_topk : int
+        Boxes looked at, best first.
+    """
+
+    map_hw: tuple[int, int] = (56, 56)
+    score_thresh: float = 0.02
+    nms_thresh: float = 0.6
+    match_iou: float = 0.6
+    max_proposals: int = 16
+    nms_topk: int = 1000
+
+    def __post_init__(self):
+        if min(self.max_proposals, self.nms_topk, *self.map_hw) < 1:
+            raise InputError(
+                "expected max_proposals, nms_topk and both sides of map_hw of at least 1, got "
+                f"{self.max_proposals}, {self.nms_topk} and {self.map_hw}"
+            )
+
+    def __call__(
+        self, boxes: np.ndarray, scores: np.ndarray, face_boxes: np.ndarray, face_points: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Proposals and targets of a batch.
+
+        Parameters
+        ----------
+        boxes : ndarray (B, N, 4)
+            xyxy in input pixels, as decoded.
+        scores : ndarray (B, N)
+            Probabilities; -1 for padding.
+        face_boxes : ndarray (B, M, 4)
+        face_points : ndarray (B, M, K, 2)
+            See :class:`MaskFaceTargets`.
+
+        Returns
+        -------
+        rois : ndarray, float32, (B, P, 4)
+            xyxy in input pixels, exactly as proposed; 0 where there are fewer.
+        point_cells : ndarray, float32, (B, P, K)
+            See :func:`encode_cells`; -1 where there are fewer.
+        """
+        rois = np.zeros((len(boxes), self.max_proposals, 4), np.float32)
+        point_cells = np.full((len(boxes), self.max_proposals, face_points.shape[2]), -1, np.float32)
+        for image, arrays in enumerate(zip(boxes, scores, face_boxes, face_points, strict=True)):
+            chosen, points = self._of_image(*arrays)
+            rois[image, : len(chosen)] = chosen
+            point_cells[image, : len(chosen)] = encode_cells(points, chosen, self.map_hw)
+        return rois, point_cells
+
+    def _of_image(self, boxes, scores, face_boxes, face_points) -> tuple[np.ndarray, np.ndarray]:
+        """Proposals (P or fewer, 4) and the points of their faces (P or fewer, K, 2)."""
+        if not _with_points(face_points).any():
+            return np.zeros((0, 4), np.float32), face_points[:0]
+        looked_at = np.flatnonzero(scores > self.score_thresh)
+        looked_at = looked_at[np.argsort(-scores[looked_at], kind="stable")[: self.nms_topk]]
+        boxes = boxes[looked_at]
+        boxes = boxes[nms(boxes, scores[looked_at], self.nms_thresh)]
+        iou = box_iou(boxes, face_boxes)
+        face = iou.argmax(axis=1)
+        matched = (iou.max(axis=1) > self.match_iou) & _with_points(face_points)[face]
+        boxes, face = boxes[matched], face[matched]
+        # How many better proposals each one's face has.
+        before = np.array([np.count_nonzero(face[:i] == face[i]) for i in range(len(face))], np.int64)
+        order = np.argsort(before, kind="stable")[: self.max_proposals]
+        return boxes[order], face_points[face[order]]
+
+
 @dataclass(frozen=True)
 class HeatmapTargets:
     """Training targets of a heatmap net.
@@ -314,7 +522,7 @@ class KPNetTargets:
     num_points : int
         K: 5 takes ``landmarks5`` of the labels, another number their ``landmarks`` where they are of that scheme.
     spec : ScaleSpec
-    sigma : float
+    sigma, bin_sigma : float
         See :func:`gluonface.decode.encode_scale_map`.
     min_face : float
         Faces whose longer side has fewer pixels of the input are ignored. None: those of less than 2^5 in a photo of
@@ -333,6 +541,7 @@ class KPNetTargets:
     num_points: int = 5
     spec: ScaleSpec = KPNET_SCALES
     sigma: float = SCALE_SIGMA
+    bin_sigma: float = 0.0
     min_face: float | None = None
     max_squares: int = 32
     per_face: int = 1
@@ -385,11 +594,11 @@ class KPNetTargets:
         faces = ~labels.ignore & (sizes >= self.smallest_face)
         learnt = faces & ~labels.points_only
         map_hw = self.spec.map_hw(self.size_hw)
-        scale_targets = encode_scale_map(centres[learnt], sizes[learnt], map_hw, self.spec, self.sigma)
+        scale_targets = encode_scale_map(centres[learnt], sizes[learnt], map_hw, self.spec, self.sigma, self.bin_sigma)
         ignored = self._inside(boxes[~learnt], map_hw)
         # A face under an ignored region stays one; its bin's Gaussian, not the whole of its cells.
         scale_targets[ignored & (scale_targets == 0)] = -1
-        points = self._points(labels)
+        points = _labelled_points(labels, self.num_points)
         if rng is None:
             rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(labels.boxes).tobytes()))
         squares, faces_of = self._squares(centres, sizes, faces & np.isfinite(points).all(axis=2).any(axis=1), rng)
@@ -397,14 +606,6 @@ class KPNetTargets:
         if not self.response_map:
             return scale_targets, *found
         return scale_targets, *found, self._response(points[faces], map_hw, ignored)
-
-    def _points(self, labels) -> np.ndarray:
-        """Points (M, K, 2) of all labels, NaN where unknown."""
-        if self.num_points == 5:
-            return labels.landmarks5
-        if labels.landmarks is not None and labels.landmarks.shape[1] == self.num_points:
-            return labels.landmarks
-        return np.full((len(labels.boxes), self.num_points, 2), np.nan, np.float32)
 
     def _inside(self, boxes: np.ndarray, map_hw: tuple[int, int]) -> np.ndarray:
         """Which cells (h, w) have their centres in one of the boxes."""
@@ -487,7 +688,7 @@ class TagTargets:
         """
         maps = KPNetTargets(self.size_hw, self.num_points, self.spec, response_map=True)
         *_, response = maps.encode_labels(labels)
-        points, (height, width) = maps._points(labels), self.spec.map_hw(self.size_hw)
+        points, (height, width) = _labelled_points(labels, self.num_points), self.spec.map_hw(self.size_hw)
         boxes = np.asarray(labels.boxes, np.float64)
         sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
         faces = np.flatnonzero(~labels.ignore & (sizes >= maps.smallest_face) & np.isfinite(points).any(axis=(1, 2)))

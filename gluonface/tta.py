@@ -3,26 +3,33 @@
 This is how WIDER FACE figures are usually made. RetinaFace (arXiv:1905.00641, section 4.2, testing details): the short
 side at 500, 800, 1100, 1400 and 1700 pixels, mirrored too, box voting at IoU 0.4. Any detector that `FaceAnalyzer`
 takes can use it.
+
+A net that is meant for small pictures, such as KPNet, finds faces that fill a photo and tiny ones with two long sides,
+its own and a larger one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .analysis import whole_strides
+from .analysis import STRIDE, whole_strides
 from .errors import InputError
 from .faces import SCHEMES, Faces
-from .geometry import Letterbox, clip_boxes, flip_boxes, flip_points, nms, vote
+from .geometry import Letterbox, clip_boxes, flip_boxes, flip_points, nms, soft_nms, vote
 from .image import load_image
-from .pipeline import FaceAnalyzer
 from .pose import pose_distance, pose_from_rotation, rotation_from_pose, wrap_degrees
 
-__all__ = ["SHORT_SIDES", "detect_multiscale", "mirror_faces", "vote_faces"]
+__all__ = ["SHORT_SIDES", "detect_multiscale", "mirror_faces", "soften_faces", "vote_faces"]
 
 #: Short sides in pixels at which RetinaFace is tested.
 SHORT_SIDES = (500, 800, 1100, 1400, 1700)
+
+# Largest face that a run at a larger long side than the smallest answers for, on its canvas, in shares of the long side
+# that the net is meant for. Of faces larger than it knows a net finds parts: those of the detectors here are 0.37 to
+# 0.51 of that side on an astronaut's face that fills the photo, looked at with a long side of 1280 and 2048.
+_ANSWERS_UP_TO = 0.25
 
 
 def detect_multiscale(
@@ -30,7 +37,9 @@ def detect_multiscale(
     image,
     short_sides: Sequence[int] | None = SHORT_SIDES,
     *,
+    long_sides: Sequence[int] | None = None,
     flip: bool = True,
+    soft: str | None = None,
     vote_thresh: float = 0.4,
     nms_thresh: float | None = None,
     max_long_side: int | None = 2300,
@@ -39,16 +48,24 @@ def detect_multiscale(
 ) -> Faces:
     """Find faces in one photo at several scales, mirrored too.
 
+    >>> detect_multiscale(FaceAnalyzer(), "photo.jpg", long_sides=(640, 1600), flip=False)
+
     Parameters
     ----------
     analyzer : Analyzer or HybridBlock
-        `FaceAnalyzer`, or one on another engine if that takes canvases of any size. A net is wrapped in `FaceAnalyzer`
-        as it is, with its own threshold of NMS and scores.
+        `FaceAnalyzer`, or one on another engine that has a canvas for each scale. A net is wrapped in `FaceAnalyzer` as
+        it is, with its own threshold of NMS and scores.
     image : path, bytes or array (H, W, 3) RGB
     short_sides : sequence of int, optional
         Short side of the photo in pixels, one run each; None: one run at the photo's own size.
+    long_sides : sequence of int, optional
+        Instead of short sides: long sides in pixels, as ``FaceAnalyzer(size=)`` has one, and each run answers for the
+        faces that it is good at (see `size_ranges`).
     flip : bool
         Also look at the mirrored photo, in the same batch.
+    soft : {"linear", "gaussian"}, optional
+        Soft-NMS of the boxes of each run before the vote (MaskFace section 4.2), see `gluonface.geometry.soft_nms`.
+        The analyzer has to leave it boxes that overlap: ``FaceAnalyzer(net, nms_thresh=1)``.
     vote_thresh : float
         Boxes of all runs that overlap the best by at least this IoU become one: the mean weighted by score, of boxes,
         of points and, where the detector gives them, of poses (see `vote_faces`).
@@ -58,8 +75,9 @@ def detect_multiscale(
         All scales shrink together until the largest run has no longer side than this. 2300 lets a 4:3 photo pass and
         bounds the memory that a panorama takes.
     size_ranges : sequence of (low, high), optional
-        For each short side, the sizes sqrt(width x height) of faces in photo pixels to take from that run; all by
-        default.
+        For each side, the sizes sqrt(width x height) of faces in photo pixels to take from that run. Of short sides all
+        by default. Of long sides those that are at most a quarter of ``facts.size`` on the canvas; the run at the
+        smallest side answers for all.
     score_thresh : float, optional
         Weaker faces are left out; by default the analyzer's. For WIDER FACE 0.02, or what the benchmark asks for.
 
@@ -73,27 +91,40 @@ def detect_multiscale(
     ------
     ImageError
         The image cannot be read.
+    InputError
+        Sides or ranges are none, or an engine of fixed canvases has none that is large enough.
     """
     if not hasattr(analyzer, "detect_letterboxed"):
+        from .pipeline import FaceAnalyzer  # loads MXNet: not for compiled nets
+
         analyzer = FaceAnalyzer(analyzer)
     image = load_image(image)
-    scales = _scales(image.shape[:2], short_sides, max_long_side)
+    if long_sides is None:
+        scales = _scales(image.shape[:2], min, short_sides, max_long_side)
+        by_default = [(0.0, np.inf)] * len(scales)
+    else:
+        scales = _scales(image.shape[:2], max, long_sides, max_long_side)
+        most = _ANSWERS_UP_TO * analyzer.facts.size
+        by_default = [(0.0, np.inf if scale == min(scales) else most / scale) for scale in scales]
     if size_ranges is None:
-        size_ranges = [(0.0, np.inf)] * len(scales)
+        size_ranges = by_default
     if len(size_ranges) != len(scales):
         raise InputError(f"expected a size range for each of the {len(scales)} scales, got {len(size_ranges)}")
     mirrored = np.ascontiguousarray(image[:, ::-1])
+    least = getattr(analyzer, "score_thresh", 0.0) if score_thresh is None else score_thresh
     runs = []
     for scale, (low, high) in zip(scales, size_ranges):
-        box = _scaled(image.shape[:2], scale)
+        box = _scaled(image.shape[:2], scale, analyzer)
         images = [image, mirrored] if flip else [image]
         found = analyzer.detect_letterboxed(images, [box] * len(images), score_thresh)
         if flip:
             found[1] = mirror_faces(found[1])
         for faces in found:
+            if soft is not None:
+                faces = soften_faces(faces, soft, least)
             size = np.sqrt(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1))
             runs.append(faces[(size >= low) & (size < high)])
-    faces = vote_faces(runs, vote_thresh, nms_thresh)
+    faces = vote_faces(runs, vote_thresh, nms_thresh)[: getattr(analyzer, "max_faces", None)]
     predictor = getattr(analyzer, "landmarks", None)
     return faces if predictor is None else predictor([image], [faces])[0]
 
@@ -118,6 +149,12 @@ def mirror_faces(faces: Faces) -> Faces:
     if faces.pose is not None:
         fields["pose"] = faces.pose * np.array([-1, 1, -1])
     return faces.with_(**fields)
+
+
+def soften_faces(faces: Faces, method: str = "linear", score_thresh: float = 0.001) -> Faces:
+    """The faces after `gluonface.geometry.soft_nms`: with lowered scores, best first, those above a threshold."""
+    keep, lowered = soft_nms(faces.boxes, faces.scores, method, score_thresh=score_thresh)
+    return faces[keep].with_(scores=lowered)
 
 
 def vote_faces(runs: Sequence[Faces], vote_thresh: float = 0.4, nms_thresh: float | None = None) -> Faces:
@@ -184,22 +221,29 @@ def _mean_poses(matrices: np.ndarray, near: np.ndarray) -> np.ndarray:
     return np.where(nearer[:, None], other, one)
 
 
-def _scales(size_hw: tuple[int, int], short_sides: Sequence[int] | None, max_long_side: int | None) -> list[float]:
-    if short_sides is None:
+def _scales(
+    size_hw: tuple[int, int], which: Callable, sides: Sequence[int] | None, max_long_side: int | None
+) -> list[float]:
+    """Scales at which a photo's short (``min``) or long (``max``) side has so many pixels."""
+    if sides is None:
         return [1.0]
-    if not len(short_sides) or min(short_sides) < 1:
-        raise InputError(f"expected short sides of at least one pixel, got {short_sides!r}")
-    scales = [side / min(size_hw) for side in short_sides]
+    if not len(sides) or min(sides) < 1:
+        name = "short" if which is min else "long"
+        raise InputError(f"expected {name} sides of at least one pixel, got {sides!r}")
+    scales = [side / which(size_hw) for side in sides]
     too_long = 1.0 if max_long_side is None else max(1.0, max(scales) * max(size_hw) / max_long_side)
     return [scale / too_long for scale in scales]
 
 
-def _scaled(size_hw: tuple[int, int], scale: float) -> Letterbox:
-    """The whole photo at a scale, on the smallest canvas for it."""
+def _scaled(size_hw: tuple[int, int], scale: float, analyzer) -> Letterbox:
+    """The whole photo at a scale, on the smallest canvas for it that the analyzer has."""
     resized_hw = tuple(max(1, round(side * scale)) for side in size_hw)
+    canvas_hw = whole_strides(resized_hw, getattr(analyzer, "stride", STRIDE))
+    # Of a compiled net; where none is large enough, the analyzer says which there are.
+    large_enough = [hw for hw in getattr(analyzer, "buckets", None) or () if np.all(np.subtract(hw, resized_hw) >= 0)]
     return Letterbox(
         scale_xy=(resized_hw[1] / size_hw[1], resized_hw[0] / size_hw[0]),
         offset_xy=(0.0, 0.0),
-        canvas_hw=whole_strides(resized_hw),
+        canvas_hw=min(large_enough, key=np.prod, default=canvas_hw),
         source_hw=size_hw,
     )

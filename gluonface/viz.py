@@ -1,4 +1,4 @@
-"""Draw faces on photos: boxes, scores, points and head pose, as thick as the photo and the faces ask for."""
+"""Draw faces on photos: boxes, scores, points, head pose and meshes, as thick as the photo and the faces ask for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ import numpy as np
 from .errors import InputError
 from .faces import SCHEMES, Faces
 from .geometry import Letterbox, apply_letterbox, letterbox
+from .mesh import MeshTopology, rasterize, signed_area, small_first, topology_468, vertex_normals
 from .pose import rotation_from_pose
 
-__all__ = ["AXIS_COLORS", "GROUP_COLORS", "POINT_COLORS", "contact_sheet", "draw_axes", "draw_faces"]
+__all__ = [
+    "AXIS_COLORS",
+    "GROUP_COLORS",
+    "PART_COLORS",
+    "POINT_COLORS",
+    "contact_sheet",
+    "draw_axes",
+    "draw_faces",
+    "draw_mesh",
+]
 
 #: One colour (RGB) for each of the five points: left eye, right eye, nose, left and right mouth corner.
 POINT_COLORS = ((66, 135, 245), (64, 224, 208), (255, 220, 50), (240, 80, 200), (255, 120, 60))
@@ -29,6 +39,11 @@ GROUP_COLORS = {
     "nose": (255, 225, 70),
     "mouth": (255, 110, 150),
 }
+#: One colour (RGB) for each part of a mesh, in the order of `gluonface.mesh.PARTS`; they repeat where there are more.
+PART_COLORS = (
+    *((255, 170, 60), (200, 120, 20), (90, 190, 255), (40, 120, 235)),
+    *((255, 225, 70), (255, 110, 150), (200, 40, 90)),
+)
 _LANDMARK_COLOR = (255, 255, 255)
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -36,6 +51,12 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_HEIGHT = 22
 # Length of an axis of a head, as a share of the size of the face.
 _AXIS_LENGTH = 0.4
+# Colours of meshes: lines, and a surface in the light.
+_MESH_COLOR, _SURFACE_COLOR = (120, 235, 255), (225, 215, 205)
+# The light comes from above the camera, in the axes of the mesh; what it does not reach is not black.
+_LIGHT, _AMBIENT = np.array([0.25, -0.45, -0.86]) / np.linalg.norm([0.25, -0.45, -0.86]), 0.25
+# A side of a triangle is hidden where a surface is this much nearer, a share of the width of the mesh.
+_HIDDEN = 0.03
 # OpenCV draws at positions of 1/16 pixel.
 _SHIFT = 4
 
@@ -131,6 +152,62 @@ def draw_axes(
     """
     picture = np.ascontiguousarray(image).copy()
     _draw_axes(picture, pose, origin, length, max(1, round(length / 32)) if thickness is None else thickness)
+    return picture
+
+
+def draw_mesh(
+    image: np.ndarray,
+    meshes: np.ndarray,
+    topology: MeshTopology | None = None,
+    style: str = "wireframe",
+    *,
+    color: tuple[int, int, int] | None = None,
+    alpha: float = 0.75,
+    thickness: int | None = None,
+) -> np.ndarray:
+    """Draw meshes over a photo, hidden surfaces removed, large faces over small ones.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 RGB array
+        Not changed.
+    meshes : (n, V, 3) array
+        In pixels of the image; `Faces.mesh`.
+    topology : MeshTopology, optional
+        By default that of 468 vertices.
+    style : "wireframe", "shaded" or "parts"
+        The sides of the triangles; a smooth surface in the light; the parts of the face in `PART_COLORS`.
+    color : (int, int, int), optional
+        Of lines or surface, RGB.
+    alpha : float
+        How much the drawing covers the photo, 0 to 1.
+    thickness : int, optional
+        Of the lines in pixels; by default it grows with the face.
+
+    Returns
+    -------
+    (H, W, 3) uint8 RGB array
+
+    Raises
+    ------
+    InputError
+        No such style; an image, meshes or alpha of another kind.
+    """
+    if style not in _MESH_STYLES:
+        raise InputError(f"expected a style of {', '.join(_MESH_STYLES)}, got {style!r}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(f"expected an RGB image (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    if not 0 <= alpha <= 1:
+        raise InputError(f"expected alpha between 0 and 1, got {alpha}")
+    if meshes is None:
+        raise InputError("expected meshes (n, V, 3), got none; a detector with a mesh head gives them")
+    topology = topology_468() if topology is None else topology
+    meshes = topology.checked(meshes, dims=(3,))
+    if meshes.ndim != 3:
+        raise InputError(f"expected meshes of shape (n, {topology.num_vertices}, 3), got {meshes.shape}")
+    picture = np.ascontiguousarray(image).copy()
+    for i in small_first(meshes):
+        _MESH_STYLES[style](picture, meshes[i], topology, color, alpha, thickness)
     return picture
 
 
@@ -233,6 +310,43 @@ def _draw_axes(picture: np.ndarray, pose: np.ndarray, origin: np.ndarray, length
             cv2.line(picture, *line, _OUTLINE, width + 2, cv2.LINE_AA, _SHIFT)
         cv2.line(picture, *line, color, width, cv2.LINE_AA, _SHIFT)
         _draw_dots(picture, end[None], (color,), 1.2 * width)
+
+
+def _draw_wireframe(picture: np.ndarray, mesh: np.ndarray, topology: MeshTopology, color, alpha, thickness) -> None:
+    raster = rasterize(mesh, topology.triangles, picture.shape[:2])
+    facing = topology.triangles[signed_area(mesh, topology.triangles) > 0]
+    sides = np.unique(np.sort(facing[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
+    # A side is drawn where its middle is seen.
+    middle, width = mesh[sides].mean(axis=1), np.ptp(mesh[:, 0])
+    sides = sides[middle[:, 2] <= raster.depth_at(middle[:, :2]) + _HIDDEN * width]
+    lines = [np.array([_fixed(start), _fixed(end)]) for start, end in mesh[sides, :2]]
+    thickness = max(1, round(width / 400)) if thickness is None else thickness
+    drawn = picture.copy()
+    cv2.polylines(drawn, lines, False, color or _MESH_COLOR, thickness, cv2.LINE_AA, _SHIFT)
+    picture[:] = cv2.addWeighted(drawn, alpha, picture, 1 - alpha, 0)
+
+
+def _draw_surface(picture: np.ndarray, mesh: np.ndarray, topology: MeshTopology, color, alpha, thickness) -> None:
+    raster = rasterize(mesh, topology.triangles, picture.shape[:2])
+    normals = raster.interpolate(vertex_normals(mesh, topology.triangles))
+    light = normals @ _LIGHT / np.maximum(np.linalg.norm(normals, axis=1), 1e-6)
+    shade = _AMBIENT + (1 - _AMBIENT) * np.clip(light, 0, 1)
+    _blend(picture, raster.pixels, shade[:, None] * np.array(color or _SURFACE_COLOR), alpha)
+
+
+def _draw_parts(picture: np.ndarray, mesh: np.ndarray, topology: MeshTopology, color, alpha, thickness) -> None:
+    raster = rasterize(mesh, topology.triangles, picture.shape[:2])
+    part = topology.triangle_parts[raster.seen].astype(np.int64)
+    rows, columns = (places[part > 0] for places in raster.pixels)
+    colors = np.array(PART_COLORS if color is None else (color,))
+    _blend(picture, (rows, columns), colors[(part[part > 0] - 1) % len(colors)], alpha)
+
+
+_MESH_STYLES = {"wireframe": _draw_wireframe, "shaded": _draw_surface, "parts": _draw_parts}
+
+
+def _blend(picture: np.ndarray, pixels: tuple[np.ndarray, np.ndarray], colors: np.ndarray, alpha: float) -> None:
+    picture[pixels] = np.round(alpha * colors + (1 - alpha) * picture[pixels]).clip(0, 255).astype(np.uint8)
 
 
 def _draw_dots(picture: np.ndarray, points: np.ndarray, colors, radius: float) -> None:

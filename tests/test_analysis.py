@@ -235,7 +235,8 @@ def test_the_alignment_takes_the_five_points_to_the_template():
 
 
 def test_a_canvas_of_whole_strides_holds_the_photo():
-    assert [whole_strides(size) for size in ((1, 1), (32, 33), (640, 479))] == [(32, 32), (32, 64), (640, 480)]
+    assert [whole_strides(size) for size in ((1, 1), (32, 65), (640, 479))] == [(64, 64), (64, 96), (640, 480)]
+    assert [whole_strides(size, 2) for size in ((1, 1), (171, 256))] == [(64, 64), (172, 256)]
 
 
 # Batches of given sizes
@@ -496,6 +497,17 @@ def test_multiscale_detection_takes_any_engine():
 
     faces = detect_multiscale(Rectangles(FACTS, landmarks=Middle(CROPS)), PHOTOS[4], short_sides=(90, 180))
     assert len(faces) == 3 and faces.landmarks.shape == (3, 5, 2)
+
+
+def test_an_engine_of_fixed_canvases_looks_at_several_sizes_on_the_smallest_that_holds_each():
+    from gluonface.tta import detect_multiscale
+
+    one = Rectangles(FACTS, buckets={(256, 256): (1, 2), (192, 256): (1,), (128, 128): (1,)}, max_faces=2)
+    faces = detect_multiscale(one, PHOTOS[4], long_sides=(128, 256), flip=False, size_ranges=[(0, 999)] * 2)
+    assert one.runs == [((128, 128), 1), ((192, 256), 1)]
+    assert [round(float(score) * 255) for score in faces.scores] == [230, 180]  # of three, the best two
+    with pytest.raises(InputError, match="among 256x256, 256x192, 128x128, which this network can take, got 320x"):
+        detect_multiscale(one, PHOTOS[4], long_sides=(128, 300), flip=False)
 
 
 class PosedRectangles(Rectangles):

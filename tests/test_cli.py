@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import gluonface.pipeline
+import gluonface.tta
 from gluonface import cli
 from gluonface.errors import ImageError, ModelNotFoundError, WeightsError
 from gluonface.faces import SCHEMES, Faces
-from gluonface.geometry import ARCFACE_TEMPLATE_112, five_from_boxes
+from gluonface.geometry import ARCFACE_TEMPLATE_112, five_from_boxes, rotation_matrix_about, warp_points
 from gluonface.image import load_image, save_image
 
 
@@ -29,6 +30,7 @@ class FakeAnalyzer:
     detector_name = "fake_detector"
     points = True
     posed = False
+    tilt = 0
     landmarks = None
 
     def __init__(self, detector=None, **options):
@@ -48,7 +50,8 @@ class FakeAnalyzer:
                 continue
             n = image.shape[0] // 100
             boxes = np.array([[10, 100 * i + 10, 90, 100 * i + 90] for i in range(n)], np.float32).reshape(n, 4)
-            points = ARCFACE_TEMPLATE_112 * 0.7 + [10, 10] + np.arange(n)[:, None, None] * [0, 100]
+            points = warp_points(rotation_matrix_about((50, 50), self.tilt), ARCFACE_TEMPLATE_112 * 0.7 + [10, 10])
+            points = points + np.arange(n)[:, None, None] * [0, 100]
             yield Faces(
                 boxes,
                 np.linspace(0.9, 0.5, n),
@@ -82,10 +85,10 @@ def test_without_output_options_photos_and_faces_are_printed(folder, capsys):
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "one/a.jpg: 1 face (100x100)",
-        "  0.900  box 10 10 90 90  80x80",
+        "  0.900  box 10 10 90 90  80x80  roll +0",
         "two/a.jpg: 2 faces (100x250)",
-        "  0.900  box 10 10 90 90  80x80",
-        "  0.500  box 10 110 90 190  80x80",
+        "  0.900  box 10 10 90 90  80x80  roll +0",
+        "  0.500  box 10 110 90 190  80x80  roll +0",
         "two/b.png: 0 faces (100x50)",
     ]
     assert err == "gluonface: 3 faces in 3 photos (fake_detector)\n"
@@ -122,7 +125,19 @@ def test_a_face_without_points_leaves_the_cells_empty(folder, monkeypatch):
     monkeypatch.setattr(FakeAnalyzer, "points", False)
     assert cli.main(["detect", "one", "--csv", "out.csv", "--quiet"]) == 0
     (row,) = csv.DictReader(Path("out.csv").read_text().splitlines())
-    assert row["left_eye_x"] == row["right_mouth_corner_y"] == row["yaw"] == ""
+    assert row["left_eye_x"] == row["right_mouth_corner_y"] == row["yaw"] == row["roll"] == ""
+
+
+def test_the_roll_of_a_detector_without_pose_is_that_of_its_points(folder, monkeypatch, capsys):
+    monkeypatch.setattr(FakeAnalyzer, "tilt", 150)
+    assert cli.main(["detect", "one", "--csv", "out.csv", "--quiet"]) == 0
+    (row,) = csv.DictReader(Path("out.csv").read_text().splitlines())
+    assert float(row["roll"]) == pytest.approx(150, abs=0.5) and row["yaw"] == row["pitch"] == ""
+    assert cli.main(["detect", "one"]) == 0
+    assert "80x80  roll +150" in capsys.readouterr().out
+    monkeypatch.setattr(FakeAnalyzer, "points", False)
+    assert cli.main(["detect", "one"]) == 0
+    assert "roll" not in capsys.readouterr().out
 
 
 def test_the_pose_of_a_detector_that_has_it_is_printed_and_written(folder, monkeypatch, capsys):
@@ -226,6 +241,21 @@ def test_options_reach_the_analyzer(folder):
         assert FakeAnalyzer.options["size"] == size
 
 
+def test_several_long_sides_are_looked_at_one_after_another(folder, monkeypatch, capsys):
+    looked = []
+
+    def detect(analyzer, image, *, long_sides, flip, max_long_side):
+        looked.append((image.shape[:2], long_sides, flip, max_long_side))
+        return Faces([[1, 2, 30, 40]], [0.75], size_hw=image.shape[:2])
+
+    monkeypatch.setattr(gluonface.tta, "detect_multiscale", detect)
+    assert cli.main(["detect", "two", "missing.jpg", "--size", "256,640"]) == 1
+    assert FakeAnalyzer.options["size"] == "auto"
+    assert looked == [((250, 100), [256, 640], False, None), ((50, 100), [256, 640], False, None)]
+    out, err = capsys.readouterr()
+    assert out.count("0.750  box 1 2 30 40") == 2 and "skipped missing.jpg: no such file" in err
+
+
 class DenseAnalyzer(FakeAnalyzer):
     """With dense points: the left eye's lie elsewhere than the detector's."""
 
@@ -271,6 +301,10 @@ def test_dense_points_get_columns_of_their_own_and_align_the_crops(folder, monke
         (["detect", "one", "--model", "retinafase"], "near: retinaface_mobilenet0.25_fc26"),
         (["detect", "one", "--size", "big"], "expected a long side"),
         (["detect", "one", "--size", "1x2x3"], "expected a long side"),
+        (["detect", "one", "--size", "256,"], "expected a long side"),
+        (["detect", "one", "--size", "256,640x480"], "expected a long side"),
+        (["frames", "one", "--size", "256,640", "--out", "x"], "several long sides is for photos"),
+        (["compile", "m", "--size", "256,640", "--out", "x"], "expected a side"),
         (["detect", "one", "--score", "5"], "expected a number from 0 to 1, got '5'"),
         (["detect", "one", "--score", "nan"], "expected a number from 0 to 1"),
         (["detect", "one", "--batch", "0"], "at least 1"),

@@ -241,6 +241,21 @@ def test_the_scale_map_is_equations_2_and_3_cell_by_cell(rng):
     assert (found == 1).sum() >= 10 and ((found > 0.1) & (found < 1)).any()
 
 
+def test_neighbouring_bins_count_as_half_right_only_where_asked():
+    face = np.array([[10.0, 10.0]]), np.array([40.0])
+    paper, soft = (encode_scale_map(*face, (16, 16), bin_sigma=sigma) for sigma in (0, 1.2))
+    bin_of = int(paper[:, 5, 5].argmax())
+    expected = np.exp(-((np.arange(60) - bin_of) ** 2) / (2 * 1.2**2))
+    expected[np.abs(np.arange(60) - bin_of) > 4] = 0
+    np.testing.assert_allclose(soft[:, 5, 5], expected, rtol=1e-5)
+    np.testing.assert_array_equal(soft[bin_of], paper[bin_of])
+    assert not np.delete(paper, bin_of, axis=0).any()
+    # The smallest and the largest bins have neighbours on one side only.
+    for size in (4.3, 256.0):
+        edge = encode_scale_map(face[0], np.array([size]), (16, 16), bin_sigma=1.2)
+        assert edge[:, 5, 5].max() == 1 and (edge[:, 5, 5] > 0).sum() == 5
+
+
 def test_a_face_centred_outside_has_no_target():
     assert not encode_scale_map([[-1, 10], [10, 41]], [30, 30], (20, 20)).any()
     assert encode_scale_map(np.zeros((0, 2)), np.zeros(0), (20, 20)).shape == (60, 20, 20)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
 import pytest
 
 from gluonface.errors import InputError
+from gluonface.face_template import FACE_5
 from gluonface.faces import SCHEMES, Face, Faces
+from gluonface.geometry import rotation_matrix_about, warp_points
+from gluonface.pose import pose_distance, rotation_from_pose, wrap_degrees
 
 
 def three_faces() -> Faces:
@@ -304,6 +308,56 @@ def test_faces_with_a_pose_have_its_rotation():
     np.testing.assert_allclose(faces.rotation, expected, atol=1e-7)
     assert faces[1].rotation.shape == (1, 3, 3)
     assert faces[:0].rotation.shape == (0, 3, 3)
+
+
+def turned(degrees, pose=(0, 0, 0)) -> Faces:
+    """Faces of a mean head of that pose, turned in the image by angles (n,), clockwise as the viewer sees it."""
+    upright = (np.array(FACE_5) @ rotation_from_pose(np.array(pose)).T)[:, :2] * (1, -1) * 40
+    points = [warp_points(rotation_matrix_about((90, 70), angle), upright + np.array([100, 80])) for angle in degrees]
+    return Faces(np.tile([0, 0, 9, 9], (len(points), 1)), np.ones(len(points)), landmarks5=points, size_hw=(9, 9))
+
+
+@pytest.mark.parametrize(("pose", "within"), [((0, 0, 0), 1e-3), ((60, 0, 0), 3), ((-90, 0, 0), 4), ((30, -20, 0), 5)])
+def test_the_roll_of_points_is_by_how_much_the_face_is_turned_all_the_way_round(pose, within):
+    angles = np.arange(-179, 180, 7)
+    rolls = turned(angles, pose).roll
+    assert rolls.dtype == np.float32 and (np.abs(rolls) <= 180).all()
+    assert pose_distance(np.stack([rolls] * 3, 1), np.stack([angles] * 3, 1)).max() < within
+    # Exactly as much as the photo, whatever the pose.
+    upright = turned([0], pose).roll
+    np.testing.assert_allclose(wrap_degrees(rolls - upright - angles), 0, atol=1e-3)
+
+
+def test_a_face_upside_down_has_a_roll_of_180():
+    assert np.abs(turned([180, -180]).roll).tolist() == pytest.approx([180, 180], abs=1e-3)
+
+
+def test_the_roll_is_near_that_of_the_pose_of_heads_that_look_aside():
+    for yaw, pitch, roll in itertools.product((-30, 30), (-20, 20), range(-180, 180, 15)):
+        (found,) = turned([0], (yaw, pitch, roll)).roll
+        assert abs(wrap_degrees(found - roll)) < 10
+
+
+def test_the_roll_is_the_pose_s_where_there_is_one():
+    assert turned([50]).with_(pose=[[1, 2, -3]]).roll.tolist() == [-3]
+
+
+def test_the_roll_is_that_of_the_dense_points_where_there_are_some():
+    faces = turned([50])
+    dense = np.zeros((1, 19, 2))
+    for five, rows in zip(turned([20]).landmarks5[0], SCHEMES["19"].five):
+        dense[0, list(rows)] = five
+    assert faces.with_(landmarks=dense, scheme="19").roll == pytest.approx(20, abs=1e-3)
+
+
+def test_faces_without_points_or_with_all_in_one_place_have_no_roll():
+    faces = turned([10, 20])
+    assert np.isnan(faces.with_(landmarks5=None).roll).all() and faces.with_(landmarks5=None).roll.shape == (2,)
+    points = faces.landmarks5.copy()
+    points[1] = 7
+    rolls = faces.with_(landmarks5=points).roll
+    assert rolls[0] == pytest.approx(10, abs=1e-3) and np.isnan(rolls[1])
+    assert Faces.empty((9, 9)).roll.shape == (0,)
 
 
 def test_faces_without_a_pose_have_no_rotation():

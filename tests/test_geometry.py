@@ -120,6 +120,99 @@ def test_nms_keeps_the_first_of_equal_boxes():
     assert geometry.nms(boxes, [0.5, 0.7, 0.7, 0.1], 0.4).tolist() == [1]
 
 
+THREE = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [50, 50, 60, 60]], np.float32)  # the first two: IoU 1/3
+
+
+def test_soft_nms_by_hand():
+    keep, lowered = geometry.soft_nms(THREE, np.array([0.9, 0.8, 0.5]), "linear")
+    assert keep.tolist() == [0, 1, 2]
+    assert lowered == pytest.approx([0.9, 0.8 * 2 / 3, 0.5])
+    keep, lowered = geometry.soft_nms(THREE, np.array([0.9, 0.8, 0.5]), "gaussian", sigma=0.25)
+    assert keep.tolist() == [0, 1, 2]
+    assert lowered == pytest.approx([0.9, 0.8 * np.exp(-1 / 9 / 0.25), 0.5])
+
+
+def test_a_box_that_lost_score_comes_after_those_that_are_now_better():
+    keep, lowered = geometry.soft_nms(THREE, np.array([0.9, 0.7, 0.5]), "linear")
+    assert keep.tolist() == [0, 2, 1]
+    assert lowered == pytest.approx([0.9, 0.5, 0.7 * 2 / 3])
+
+
+def test_linear_soft_nms_leaves_boxes_alone_that_overlap_less_than_the_threshold():
+    scores = np.array([0.9, 0.8, 0.5])
+    keep, lowered = geometry.soft_nms(THREE, scores, "linear", iou_thresh=0.34)
+    assert keep.tolist() == [0, 1, 2] and lowered.tolist() == scores.tolist()
+
+
+def slow_soft_nms(boxes, scores, method, iou_thresh, sigma, score_thresh):
+    """The pseudo code of the paper (figure 2)."""
+    left, now, found = list(range(len(boxes))), [float(s) for s in scores], []
+    left = [i for i in left if now[i] >= score_thresh]
+    while left:
+        best = max(left, key=lambda i: now[i])
+        left.remove(best)
+        found.append((best, now[best]))
+        for i in left:
+            iou = float(geometry.box_iou(boxes[[best]], boxes[[i]])[0, 0])
+            if method == "gaussian":
+                now[i] *= np.exp(-iou * iou / sigma)
+            elif iou >= iou_thresh:
+                now[i] *= 1 - iou
+        left = [i for i in left if now[i] >= score_thresh]
+    return found
+
+
+@pytest.mark.parametrize("method", geometry.SOFT_NMS)
+@pytest.mark.parametrize("score_thresh", [0.0, 0.2])
+def test_soft_nms_agrees_with_the_definition(rng, method, score_thresh):
+    boxes, scores = random_boxes(rng, 60), rng.uniform(size=60)
+    keep, lowered = geometry.soft_nms(boxes, scores, method, iou_thresh=0.2, sigma=0.4, score_thresh=score_thresh)
+    wanted = slow_soft_nms(boxes, scores, method, 0.2, 0.4, score_thresh)
+    assert keep.tolist() == [i for i, _ in wanted]
+    np.testing.assert_allclose(lowered, [score for _, score in wanted], rtol=1e-5)
+    assert (np.diff(lowered) <= 0).all() and (lowered < scores[keep]).any()
+    assert (len(keep) == 60) == (score_thresh == 0)
+    top, top_scores = geometry.soft_nms(
+        boxes, scores, method, iou_thresh=0.2, sigma=0.4, score_thresh=score_thresh, top_k=5
+    )
+    assert top.tolist() == keep[:5].tolist() and top_scores.tolist() == lowered[:5].tolist()
+
+
+def test_soft_nms_is_hard_where_the_gaussian_is_a_needle(rng):
+    boxes, scores = random_boxes(rng, 60), rng.uniform(0.01, 1, size=60)
+    keep, lowered = geometry.soft_nms(boxes, scores, "gaussian", sigma=1e-12)
+    assert keep.tolist() == geometry.nms(boxes, scores, 0.0).tolist()
+    np.testing.assert_array_equal(lowered, scores[keep])
+
+
+def test_soft_nms_removes_copies_and_leaves_its_arguments_alone():
+    boxes, scores = np.tile([[0, 0, 9, 9]], (4, 1)), np.array([0.5, 0.7, 0.7, 0.1], np.float32)
+    keep, lowered = geometry.soft_nms(boxes, scores)
+    assert keep.tolist() == [1] and lowered.dtype == np.float32
+    assert scores.tolist() == np.float32([0.5, 0.7, 0.7, 0.1]).tolist()
+
+
+def test_soft_nms_of_nothing_and_of_boxes_without_area():
+    keep, lowered = geometry.soft_nms(np.zeros((0, 4)), np.zeros(0))
+    assert keep.shape == lowered.shape == (0,)
+    keep, lowered = geometry.soft_nms([[5, 5, 5, 5], [5, 5, 5, 5]], [0.3, 0.4], "gaussian")
+    assert keep.tolist() == [1, 0] and lowered.tolist() == [0.4, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "complaint"),
+    [
+        ([0.5], {"method": "hard"}, "linear, gaussian, got 'hard'"),
+        ([-0.5], {}, "not negative"),
+        ([0.5, 0.5], {}, r"shape \(1,\)"),
+        ([0.5], {"sigma": 0}, "sigma above 0"),
+    ],
+)
+def test_soft_nms_refuses_what_means_nothing(scores, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        geometry.soft_nms([[0, 0, 1, 1]], scores, **options)
+
+
 def test_voting_is_the_score_weighted_mean_of_the_boxes_that_overlap():
     boxes = np.array([[0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60]], np.float32)
     voted, scores = geometry.box_vote(boxes, np.array([0.9, 0.3, 0.5], np.float32), 0.4)

@@ -7,7 +7,9 @@ from gluonface.errors import InputError
 from gluonface.loss import (
     AnchorLoss,
     DensePointsLoss,
+    FocalLoss,
     HeatmapLoss,
+    KeypointMaskLoss,
     MapLoss,
     PoseLoss,
     SmallBoxLoss,
@@ -15,6 +17,7 @@ from gluonface.loss import (
     TagLoss,
     UncertaintyWeights,
 )
+from gluonface.targets import encode_cells
 
 RNG = np.random.default_rng(0)
 
@@ -106,6 +109,186 @@ def test_faces_that_train_points_alone_add_to_the_point_loss_only():
     cls, box, landmark = run(AnchorLoss(), preds, targets, normalisers)
     np.testing.assert_array_equal([cls, box], without[:2])
     assert landmark[0] > without[2][0] and landmark[1] == without[2][1]
+
+
+# focal loss
+
+
+def focal_by_loops(preds, targets, normaliser, alpha, gamma):
+    """Eq. 2 and 3, anchor by anchor."""
+    (cls_preds, box_preds, _), (cls_targets, box_targets, *_) = preds, targets
+    parts = np.zeros((2, len(cls_targets)))
+    for b, n in np.ndindex(cls_targets.shape):
+        p = 1 / (1 + np.exp(float(cls_preds[b, n, 0] - cls_preds[b, n, 1])))
+        if cls_targets[b, n] == 1:
+            parts[0, b] -= alpha * (1 - p) ** gamma * np.log(p)
+            for d in np.abs(box_preds[b, n] - box_targets[b, n]):
+                parts[1, b] += d * d / 2 if d < 1 else d - 0.5
+        elif cls_targets[b, n] == 0:
+            parts[0, b] -= (1 - alpha) * p**gamma * np.log(1 - p)
+    return parts * normaliser
+
+
+def run_focal(loss, preds, targets, normaliser):
+    return [part.asnumpy() for part in loss(*map(mx.nd.array, (*preds[:2], *targets[:2], normaliser)))]
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2), (0.25, 0), (0.6, 1.5)])
+def test_the_focal_loss_is_that_of_the_paper(hybrid, alpha, gamma):
+    loss = FocalLoss() if (alpha, gamma) == (0.25, 2) else FocalLoss(alpha, gamma)
+    if hybrid:
+        loss.hybridize()
+    preds, targets, (normaliser, _) = example()
+    found = run_focal(loss, preds, targets, normaliser)
+    np.testing.assert_allclose(found, focal_by_loops(preds, targets, normaliser, alpha, gamma), rtol=1e-4)
+
+
+def test_focal_losses_of_three_anchors_by_hand():
+    cls_preds = np.log([[[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]]])  # probabilities of a face: .9, .2, .5
+    arrays = cls_preds, np.zeros((1, 3, 4)), np.array([[1, 0, -1]]), np.full((1, 3, 4), 2), np.array([0.5])
+    cls, box = (part.asscalar() for part in FocalLoss(box_weight=3)(*map(mx.nd.array, arrays)))
+    assert cls == pytest.approx(-0.5 * (0.25 * 0.1**2 * np.log(0.9) + 0.75 * 0.2**2 * np.log(0.8)), rel=1e-4)
+    assert box == pytest.approx(0.5 * 3 * 4 * 1.5, rel=1e-6)
+
+
+def test_the_box_part_is_that_of_the_loss_with_mining():
+    preds, targets, normalisers = example()
+    for smooth_at in (1.0, 1 / 9):
+        mined = run(AnchorLoss(box_weight=2, smooth_at=smooth_at), preds, targets, normalisers)[1]
+        focal = run_focal(FocalLoss(box_weight=2, smooth_at=smooth_at), preds, targets, normalisers[0])[1]
+        np.testing.assert_array_equal(focal, mined)
+
+
+def focal_gradients(preds, targets, normaliser, loss=None):
+    x = [mx.nd.array(p) for p in preds[:2]]
+    for p in x:
+        p.attach_grad()
+    with mx.autograd.record():
+        parts = (loss or FocalLoss())(*x, *map(mx.nd.array, (*targets[:2], normaliser)))
+        total = parts[0].sum() + parts[1].sum()
+    total.backward()
+    return total.asscalar(), [p.grad.asnumpy() for p in x]
+
+
+def test_gradients_of_the_focal_loss_are_its_differences_and_ignored_anchors_have_none():
+    preds, targets, (normaliser, _) = example(1, 12, (3,))
+    _, (cls, box) = focal_gradients(preds, targets, normaliser)
+    step = 1e-3
+    for n in range(12):
+        for side in (0, 1):
+            up, down = preds[0].astype(np.float64), preds[0].astype(np.float64)
+            up[0, n, side] += step
+            down[0, n, side] -= step
+            high, low = (focal_by_loops((p, *preds[1:]), targets, normaliser, 0.25, 2)[0, 0] for p in (up, down))
+            assert cls[0, n, side] == pytest.approx((high - low) / (2 * step), abs=1e-5)
+    assert not cls[targets[0] == -1].any() and not box[targets[0] != 1].any()
+    assert box[targets[0] == 1].all()
+
+
+def test_anchors_that_are_wrong_beyond_measure_have_finite_gradients_and_right_ones_none():
+    logits = np.array([[[0, -300], [0, 300], [0, 300], [0, -300]]], np.float32)
+    targets = np.array([[1, 0, 1, 0]], np.float32), np.zeros((1, 4, 4), np.float32)
+    total, (cls, _) = focal_gradients((logits, targets[1]), targets, np.ones(1))
+    assert total == pytest.approx(0.25 * 300 + 0.75 * 300, rel=1e-5)
+    np.testing.assert_allclose(cls[0], [[0.25, -0.25], [-0.75, 0.75], [0, 0], [0, 0]], atol=1e-3)
+
+
+def test_an_easy_anchor_counts_less_than_by_cross_entropy_and_a_hard_one_about_as_much():
+    targets = np.array([[1]], np.float32), np.zeros((1, 1, 4), np.float32)
+    shares = []
+    for logit in (4.0, -4.0):
+        preds = np.array([[[0, logit]]]), targets[1]
+        focal, entropy = (run_focal(FocalLoss(0.25, g), preds, targets, np.ones(1))[0][0] for g in (2, 0))
+        shares.append(focal / entropy)
+    assert shares[0] < 0.001 and shares[1] > 0.9
+
+
+def test_descending_the_focal_loss_finds_faces_and_boxes():
+    preds, targets, _ = example(1, 12, (3,))
+    x = [mx.nd.array(p) for p in preds[:2]]
+    others = [mx.nd.array(a) for a in (*targets[:2], np.ones(1))]
+    for p in x:
+        p.attach_grad()
+    for _ in range(400):
+        with mx.autograd.record():
+            total = sum(part.sum() for part in FocalLoss()(*x, *others))
+        total.backward()
+        for p in x:
+            p -= 0.5 * p.grad
+    logits, boxes = (p.asnumpy()[0] for p in x)
+    known = targets[0][0] >= 0
+    np.testing.assert_array_equal(logits[known].argmax(axis=1), targets[0][0][known])
+    np.testing.assert_allclose(boxes[:3], targets[1][0, :3], atol=1e-3)
+
+
+# landmarks in proposals
+
+
+def mask_case():
+    logits = RNG.normal(0, 2, (2, 3, 4, 5, 6)).astype(np.float32)
+    cells = RNG.integers(0, 30, (2, 3, 4)).astype(np.float32)
+    cells[0, 0, :2], cells[0, 2], cells[1, 1, 3] = -1, -1, 29
+    return logits, cells, np.array([0.5, 2.0])
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("weight", [0.25, 1.5])
+def test_the_loss_of_masks_is_equation_4_times_its_weight(hybrid, weight):
+    logits, cells, normaliser = mask_case()
+    loss = KeypointMaskLoss((5, 6)) if weight == 0.25 else KeypointMaskLoss((5, 6), weight)
+    if hybrid:
+        loss.hybridize()
+    wanted = np.zeros(2)
+    for b, p, k in np.argwhere(cells >= 0):
+        y, x = divmod(int(cells[b, p, k]), 6)
+        wanted[b] -= np.log(np.exp(logits[b, p, k, y, x]) / np.exp(logits[b, p, k]).sum()) / 4
+    for layout in (logits, logits.reshape(6, 4, 5, 6)):
+        found = loss(*map(mx.nd.array, (layout, cells, normaliser))).asnumpy()
+        np.testing.assert_allclose(found, weight * wanted * normaliser, rtol=1e-4)
+        loss._clear_cached_op()
+
+
+def test_the_gradient_of_a_mask_is_its_softmax_less_the_one_hot_pixel_and_unknown_points_have_none():
+    logits, cells, normaliser = mask_case()
+    x = mx.nd.array(logits)
+    x.attach_grad()
+    with mx.autograd.record():
+        total = KeypointMaskLoss((5, 6), 1.0)(x, *map(mx.nd.array, (cells, normaliser))).sum()
+    total.backward()
+    flat = logits.reshape(2, 3, 4, 30)
+    wanted = np.exp(flat) / np.exp(flat).sum(axis=-1, keepdims=True) - np.eye(30)[cells.astype(int)]
+    wanted *= (cells >= 0)[..., None] * normaliser[:, None, None, None] / 4
+    np.testing.assert_allclose(x.grad.asnumpy().reshape(flat.shape), wanted, atol=1e-5)
+    assert (wanted[cells >= 0] != 0).any() and not x.grad.asnumpy()[cells < 0].any()
+
+
+def test_an_image_whose_proposals_have_no_points_adds_nothing():
+    logits, cells, normaliser = mask_case()
+    cells[1] = -1
+    found = KeypointMaskLoss((5, 6))(*map(mx.nd.array, (logits * 100, cells, normaliser))).asnumpy()
+    assert found[0] > 0 and found[1] == 0
+
+
+def test_a_head_that_knows_nothing_loses_the_logarithm_of_the_number_of_cells():
+    loss = KeypointMaskLoss()(mx.nd.zeros((1, 1, 5, 56, 56)), mx.nd.array([[[0, 7, 3135, 55, 1000]]]), mx.nd.ones(1))
+    assert loss.asscalar() == pytest.approx(0.25 * np.log(56 * 56), rel=1e-5)
+
+
+def test_descending_the_loss_of_masks_puts_the_highest_cell_on_the_point():
+    points, box = RNG.uniform([20, 40], [60, 120], (1, 3, 2)), np.array([[20, 40, 60, 120]])
+    cells = mx.nd.array(encode_cells(points, box, (16, 16))[None])
+    x = mx.nd.array(RNG.normal(0, 1, (1, 1, 3, 16, 16)))
+    x.attach_grad()
+    for _ in range(100):
+        with mx.autograd.record():
+            total = KeypointMaskLoss((16, 16))(x, cells, mx.nd.ones(1))
+        total.backward()
+        x -= 20 * x.grad
+    assert total.asscalar() < 0.02
+    best = x.asnumpy().reshape(3, -1).argmax(axis=1)
+    found = np.stack([best % 16, best // 16], axis=1) + 0.5
+    assert (np.abs(found * (40 / 16, 80 / 16) + (20, 40) - points[0]) <= (40 / 32, 80 / 32)).all()
 
 
 # head pose

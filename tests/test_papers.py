@@ -7,7 +7,7 @@ import pytest
 from gluonface._compat import mx
 from gluonface.decode import KPNET_SCALES, LIGHT_ANCHORS, decode_scale
 from gluonface.facts import ModelFacts
-from gluonface.model_zoo import get_model, heatmap, kpnet, list_models, model_facts
+from gluonface.model_zoo import get_model, heatmap, kpnet, list_models, maskface, model_facts
 from gluonface.model_zoo.counting import count_macs, count_parameters
 
 BACKBONES = ["mobilenet0.25", "mobilenet0.5", "mobilenetv2_1.0", "resnet50_v1b"]
@@ -155,3 +155,81 @@ def test_macs_of_convolutions_are_counted_as_by_hand():
     )
     by_hand = 16 * 16 * 8 * 3 * 9 + 16 * 16 * 8 * 9 + 16 * 16 * 8 * 4 * 16 + 32 * 32 * 4 * 10
     assert count_macs(net, (1, 3, 32, 32)) == by_hand
+
+
+# ---- MaskFace, table 1 and section 3.2 -------------------------------------------------------------------------------
+
+
+class Chain(mx.gluon.nn.HybridBlock):
+    """Blocks one after another, the maps of each handed to the next."""
+
+    def __init__(self, *blocks):
+        super().__init__()
+        for block in blocks:
+            self.register_child(block)
+
+    def hybrid_forward(self, F, *maps):
+        for block in self._children.values():
+            found = block(*maps)
+            maps = found if isinstance(found, (tuple, list)) else (found,)
+        return maps
+
+
+class Each(mx.gluon.nn.HybridBlock):
+    """A block of its own for each map."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = blocks
+
+    def hybrid_forward(self, F, *maps):
+        return [block(m) for block, m in zip(self.blocks, maps, strict=True)]
+
+
+def maskface_network(backbone, dataset="widerface", **options):
+    net = get_model(f"maskface_{backbone}_{dataset}", frozen=False, **options)
+    net.network.infer_shape(mx.nd.zeros((1, 3, 64, 64)))
+    return net
+
+
+# Counted 56.56 for the paper's 58 and 86.73 for its 90; the channels of the context module, a figure, are not in its
+# text.
+@pytest.mark.parametrize(("context", "gf"), [(False, 58), (True, 90)])
+def test_maskface_costs_what_its_table_1_says_with_and_without_context(context, gf):
+    network = maskface_network("resnet50_v1b").network
+    # The table is of feature extractors: the predictors, under .2 GF, are left out.
+    blocks = [network.backbone, network.fpn, *([Each(network.contexts)] if context else [])]
+    assert count_macs(Chain(*blocks), (1, 3, 640, 640)) / 1e9 == pytest.approx(gf, rel=0.04)
+
+
+@pytest.mark.parametrize(("dataset", "num_points"), [("widerface", 5), ("aflw", 19), ("300w", 68)])
+def test_maskface_s_keypoint_head_costs_about_1_gf_a_face(dataset, num_points):
+    head = maskface_network("resnet50_v1b", dataset).network.keypoint_head
+    counted = count_macs(Chain(head.convs, head.deconv), (1, 256, 14, 14))
+    assert counted == maskface.keypoint_macs(256, num_points)
+    assert counted / 1e9 == pytest.approx(1, rel=0.08)
+
+
+@pytest.mark.parametrize("backbone", maskface.VARIANTS)
+def test_the_parameters_and_gf_of_maskface_are_those_counted(backbone):
+    net, facts = maskface_network(backbone), model_facts(f"maskface_{backbone}_widerface")
+    assert count_parameters(net) == facts.params == net.facts.params
+    assert count_macs(net.network, (1, 3, 640, 640)) == pytest.approx(facts.gf * 1e9, abs=1)
+
+
+def test_maskface_s_keypoint_head_has_8_convolutions_and_a_deconvolution():
+    head = maskface_network("mobilenetv2_1.0", "300w").network.keypoint_head
+    assert kernels(head)[0] == [(256, 256, 3, 3)] * 8 + [(256, 68, 4, 4)]
+    assert (head.SIDE, head.MAP_SIDE) == (14, 56)
+
+
+def test_maskface_has_102300_anchors_where_its_text_has_about_112000():
+    assert get_model("maskface_mobilenet0.25_fc26").spec.count((640, 640)) == 102_300
+
+
+def test_maskface_s_normalisations_behind_the_backbone_are_of_32_groups():
+    network = maskface_network("mobilenetv2_1.0").network
+    found = []
+    for block in (network.fpn, network.contexts, network.keypoint_head):
+        block.apply(lambda b: found.append(b.groups) if type(b).__name__ == "GroupNorm" else None)
+    assert found == [32] * (8 + 5 * 5 + 8)

@@ -16,7 +16,7 @@ from gluonface.errors import ImageError, InputError
 from gluonface.faces import Faces
 from gluonface.geometry import HEATMAP_TEMPLATE, letterbox
 from gluonface.image import encode_image
-from gluonface.model_zoo import ModelFacts
+from gluonface.model_zoo import ModelFacts, get_model
 from gluonface.pipeline import FaceAnalyzer
 
 FACTS = ModelFacts(
@@ -140,7 +140,48 @@ def test_a_list_is_cut_into_true_batches():
 def test_at_stored_size_photos_of_equal_canvas_go_together():
     one = analyzer(size=None)
     one([PHOTOS[2], PHOTOS[3], PHOTOS[2], PHOTOS[1]])
-    assert sorted(one.net.seen) == [(1, 3, 64, 32), (1, 3, 320, 416), (2, 3, 64, 64)]
+    assert sorted(one.net.seen) == [(1, 3, 320, 416), (3, 3, 64, 64)]
+
+
+def test_a_net_of_a_finer_stride_gets_smaller_canvases():
+    net = BrightRectangles()
+    net.stride = 2
+    one = FaceAnalyzer(net, size=None)
+    assert one([PHOTOS[1], PHOTOS[0]]) == analyzer(size=None)([PHOTOS[1], PHOTOS[0]])
+    assert sorted(net.seen) == [(1, 3, 128, 96), (1, 3, 300, 400)]
+
+
+@pytest.fixture(scope="module")
+def kpnet():
+    """Trained it is not, but finds "faces" everywhere, of all sizes."""
+    mx.random.seed(3)
+    net = get_model("kpnet_drnet_fc26", nms_thresh=1.0)
+    net.initialize(mx.init.Xavier())
+    for head in (net.network.scale_head, net.network.response_head):
+        head.weight.set_data(mx.nd.random.normal(0, 0.3, head.weight.shape))
+        head.bias.set_data(mx.nd.zeros(head.bias.shape))
+    net.hybridize()
+    return net
+
+
+@pytest.mark.parametrize("size", ["auto", 320, 512, 77, (60, 200), None])
+def test_kpnet_looks_at_photos_of_any_size_on_canvases_of_any_size(kpnet, size, rng):
+    photos = [rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8) for size_hw in ((150, 120), (33, 301))]
+    one = FaceAnalyzer(kpnet, size=size, score_thresh=0.01)
+    together = one(photos)
+    assert [faces.size_hw for faces in together] == [(150, 120), (33, 301)] and sum(map(len, together)) > 20
+    alone = one(photos[1])
+    assert len(alone) == len(together[1])
+    np.testing.assert_allclose(alone.boxes, together[1].boxes, atol=0.1)
+
+
+@pytest.mark.parametrize("backbone", ["drnet", "hourglass"])
+@pytest.mark.parametrize("stride", [2, 32])
+def test_the_smallest_canvas_is_large_enough_for_every_backbone(backbone, stride):
+    net = get_model(f"kpnet_{backbone}_fc26")
+    net.initialize()
+    net.stride = stride
+    assert FaceAnalyzer(net, size=None)(np.full((1, 1, 3), 9, np.uint8)).size_hw == (1, 1)
 
 
 def test_paths_bytes_and_arrays_give_the_same(tmp_path):

@@ -11,8 +11,19 @@ from gluonface.decode import (
     points_in_squares,
 )
 from gluonface.errors import InputError
-from gluonface.geometry import box_iou
-from gluonface.targets import AnchorTargets, HeatmapTargets, KPNetTargets, MOSTargets, TagTargets, match_anchors
+from gluonface.geometry import box_iou, nms
+from gluonface.targets import (
+    MASKFACE_ANCHORS,
+    AnchorTargets,
+    HeatmapTargets,
+    KPNetTargets,
+    MaskFaceTargets,
+    MOSTargets,
+    ProposalTargets,
+    TagTargets,
+    encode_cells,
+    match_anchors,
+)
 
 NO_POINTS = np.full((1, 5, 2), np.nan, np.float32)
 
@@ -84,6 +95,25 @@ def test_of_two_faces_that_share_their_best_anchor_the_smaller_keeps_it():
     faces = np.array([[0, 0, 16, 12], [0, 0, 12, 12]], np.float32)
     matched = match_anchors(anchors, faces, positive_iou=0.9, negative_iou=0.35, low_quality_iou=0.2)
     assert matched.tolist() == [1]
+
+
+def test_of_two_faces_that_share_their_best_anchor_the_nearer_keeps_it_where_none_takes_over():
+    anchors = np.array([[0, 0, 16, 16]], np.float32)
+    faces = np.array([[0, 0, 16, 12], [0, 0, 12, 12]], np.float32)  # IoU .75 and .5625
+    options = {"positive_iou": 0.9, "negative_iou": 0.35, "low_quality_iou": 0.2}
+    for order, wanted in (([0, 1], 0), ([1, 0], 1)):
+        assert match_anchors(anchors, faces[order], take_over=False, **options).tolist() == [wanted]
+
+
+@pytest.mark.parametrize("take_over", [True, False])
+def test_every_best_anchor_is_kept_however_little_it_overlaps_or_none_at_all(take_over):
+    # The face shares 16 of 256 + 32 pixels with either of the first two anchors, and nothing with the third.
+    anchors = np.array([[0, 0, 16, 16], [18, 0, 34, 16], [60, 60, 76, 76]], np.float32)
+    face, away = [14, 0, 20, 8], [100, 100, 110, 110]
+    faces = np.array([face, away], np.float32)
+    options = {"positive_iou": 0.5, "negative_iou": 0.3, "take_over": take_over}
+    assert match_anchors(anchors, faces, low_quality_iou=0.0, **options).tolist() == [0, 0, -1]
+    assert match_anchors(anchors, faces, low_quality_iou=1.1, **options).tolist() == [-1, -1, -1]
 
 
 @pytest.mark.parametrize("size", [12, 20, 45, 90, 150])
@@ -244,6 +274,202 @@ def test_heatmap_targets_are_gaussians_that_decode_to_the_points_and_mask_what_c
     assert cells[1].tolist() == [0, 0] and not heatmaps[1].any()
     found, _ = decode_heatmaps(heatmaps)
     np.testing.assert_allclose(found[[0, 3]] * 4, points[[0, 3]], atol=0.05)
+
+
+# MaskFace
+
+
+def maskface(labels, side=160, **options):
+    encoder = MaskFaceTargets((side, side), **options)
+    return encoder, encoder.encode_labels(labels)
+
+
+def test_maskface_has_102300_anchors_three_a_cell_from_16_to_406_pixels():
+    anchors = MaskFaceTargets((640, 640)).anchors
+    sides = anchors[:, 2] - anchors[:, 0]
+    assert len(anchors) == MASKFACE_ANCHORS.count((640, 640)) == 102_300 and MASKFACE_ANCHORS.per_cell == 3
+    assert (sides < 26).mean() == pytest.approx(0.75, abs=0.01)
+    np.testing.assert_allclose(np.unique(sides.round(1)), 16 * 2 ** (np.arange(15) / 3), atol=0.06)
+
+
+def test_maskface_matches_anchors_as_the_paper_says(rng):
+    corners = rng.uniform(0, 120, (8, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(6, 60, (8, 2))], axis=1)
+    boxes[0, :2] += 0.5
+    boxes[0, 2:] = boxes[0, :2] + (9, 8)  # smaller than all anchors
+    boxes[1] = boxes[0] + 1.5  # and one of another face over it
+    labels = face_labels(*boxes)
+    encoder, (cls, box_targets, *_) = maskface(labels)
+    iou = box_iou(encoder.anchors, labels.boxes)
+    wanted = np.where(iou.max(axis=1) >= 0.5, 1, np.where(iou.max(axis=1) < 0.3, 0, -1))
+    for m in range(8):
+        for n in np.flatnonzero(iou[:, m] >= iou[:, m].max() - 1e-6):
+            wanted[n] = 1
+    np.testing.assert_array_equal(cls, wanted)
+    assert iou[:, 0].max() < 0.3 and (cls[iou[:, 0] > 0] == 1).any() and (cls == -1).any()
+    for n in np.flatnonzero(cls == 1):
+        face = decode_boxes(box_targets[[n]], encoder.anchors[[n]])[0]
+        np.testing.assert_allclose(face, labels.boxes[iou[n].argmax()], atol=1e-3)
+
+
+def test_without_low_quality_matches_a_small_face_is_not_learnt():
+    labels = face_labels([50, 50, 58, 58])
+    assert (maskface(labels)[1][0] == 1).any()
+    assert not (maskface(labels, low_quality_iou=1.1)[1][0] == 1).any()
+
+
+def test_maskface_ignores_regions_and_faces_whose_points_alone_are_labelled():
+    encoder, (cls, *_) = maskface(face_labels(LARGE, [0, 100, 160, 160], ignore=[False, True]))
+    inside = (encoder.anchors[:, 1] >= 100) & (encoder.anchors[:, 3] <= 160)
+    inside &= (encoder.anchors[:, 0] >= 0) & (encoder.anchors[:, 2] <= 160)
+    assert inside.any() and (cls[inside] == -1).all() and (cls == 1).any() and (cls == 0).any()
+    sample = label_points_only(FaceSample("a.jpg", (160, 160), face_labels(LARGE)))
+    _, (cls, _, face_boxes, face_points) = maskface(sample.faces)
+    on_photo = box_iou(encoder.anchors, np.array([[0, 0, 160, 160]])) > 0.9 * (32 / 160) ** 2
+    assert not (cls == 1).any() and (cls[on_photo[:, 0]] != 0).any()
+    assert face_boxes[0].tolist() == LARGE and not face_boxes[1:].any() and np.isfinite(face_points[0]).all()
+
+
+def test_faces_with_points_are_handed_on_first_and_large_ones_before_small_ones():
+    labels = face_labels([0, 0, 30, 30], LARGE, [0, 60, 40, 100], SMALL, [0, 0, 150, 150], ignore=[False] * 4 + [True])
+    labels.landmarks5[1] = np.nan
+    labels.landmarks5[2, 3] = np.nan
+    _, (_, _, boxes, points) = maskface(labels, max_faces=6)
+    assert boxes.tolist() == [[0, 60, 40, 100], [0, 0, 30, 30], SMALL, LARGE, [0] * 4, [0] * 4]
+    np.testing.assert_array_equal(points[:4], labels.landmarks5[[2, 0, 3, 1]])
+    assert np.isnan(points[3:]).all() and boxes.dtype == points.dtype == np.float32
+    _, (_, _, boxes, points) = maskface(labels, max_faces=2)
+    assert boxes.tolist() == [[0, 60, 40, 100], [0, 0, 30, 30]] and points.shape == (2, 5, 2)
+
+
+def test_an_image_without_faces_has_background_and_nothing_to_hand_on():
+    _, (cls, box_targets, boxes, points) = maskface(FaceLabels.empty())
+    assert not cls.any() and not box_targets.any() and not boxes.any() and np.isnan(points).all()
+
+
+def test_dense_points_are_handed_on_where_the_scheme_is_theirs(rng):
+    points = rng.uniform(45, 85, (1, 19, 2)).astype(np.float32)
+    labels = face_labels(LARGE).with_(landmarks=points, scheme="19")
+    np.testing.assert_array_equal(maskface(labels, num_points=19)[1][3][0], points[0])
+    assert np.isnan(maskface(labels, num_points=68)[1][3]).all()
+
+
+def test_cells_of_points_by_hand():
+    box = np.array([[10, 20, 66, 132]])  # cells of 1 x 2 pixels
+    points = np.array([[[10, 20], [66, 132], [10.99, 20.1], [11, 22], [9.99, 50], [30, 132.1], [np.nan, 30], [38, 76]]])
+    found = encode_cells(points, box, (56, 56))
+    assert found.tolist() == [[0, 56 * 56 - 1, 0, 57, -1, -1, -1, 28 * 56 + 28]]
+    assert encode_cells(points[:, :2], box, (2, 8)).tolist() == [[0, 15]]
+    assert encode_cells(points[:, :2], np.array([[10, 20, 10, 20]]), (56, 56)).tolist() == [[-1, -1]]
+    assert encode_cells(np.zeros((0, 5, 2)), np.zeros((0, 4)), (56, 56)).shape == (0, 5)
+
+
+def test_the_highest_cell_of_a_one_hot_mask_is_the_point_to_within_half_a_cell(rng):
+    low, size = rng.uniform(-20, 100, (6, 2)), rng.uniform(5, 200, (6, 2))
+    points = low[:, None] + rng.uniform(size=(6, 7, 2)) * size[:, None]
+    cells = encode_cells(points, np.concatenate([low, low + size], axis=1), (24, 56))
+    assert (cells >= 0).all() and (cells < 24 * 56).all()
+    masks = np.eye(24 * 56, dtype=np.float32)[cells].reshape(6, 7, 24, 56)
+    found, _ = decode_heatmaps(masks, "argmax")
+    away = np.abs(low[:, None] + found / (56, 24) * size[:, None] - points) / size[:, None] * (56, 24)
+    assert away.max() <= 0.5 + 1e-4
+
+
+def propose(boxes, scores, labels, num_points=5, **options):
+    """Proposals (n, 4) and cells (n, K) of one image, without padding."""
+    *_, face_boxes, face_points = maskface(labels, num_points=num_points)[1]
+    boxes, scores = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(scores, np.float32)
+    rois, cells = ProposalTargets(**options)(boxes[None], scores[None], face_boxes[None], face_points[None])
+    count = int(rois[0].any(axis=1).sum())
+    assert not rois[0, count:].any() and (cells[0, count:] == -1).all()
+    return rois[0, :count], cells[0, :count]
+
+
+def test_proposals_teach_the_points_of_the_face_they_overlap():
+    labels = face_labels(LARGE, SMALL)
+    boxes = np.array([[38, 32, 92, 90], [109, 111, 141, 140], [0, 0, 60, 60], [5, 120, 30, 150]])
+    rois, cells = propose(boxes, [0.5, 0.9, 0.9, 0.9], labels)
+    np.testing.assert_array_equal(rois, boxes[[1, 0]])
+    np.testing.assert_array_equal(cells, encode_cells(labels.landmarks5[[1, 0]], rois, (56, 56)))
+    assert (cells >= 0).all() and cells.dtype == rois.dtype == np.float32
+
+
+def test_weak_overlapping_and_badly_placed_proposals_are_left_out():
+    labels = face_labels([0, 0, 100, 100])
+    for boxes, scores, kept in (
+        ([[0, 0, 100, 100]], [0.02], []),
+        ([[0, 0, 100, 100]], [0.021], [0]),
+        ([[0, 0, 100, 100]], [-1], []),
+        ([[0, 0, 100, 60]], [0.9], []),  # IoU .6 exactly
+        ([[0, 0, 100, 61]], [0.9], [0]),
+        ([[0, 0, 100, 90], [0, 0, 100, 100]], [0.8, 0.9], [1]),
+        ([[0, 0, 100, 62], [0, 38, 100, 100]], [0.8, 0.9], [1, 0]),  # IoU .24
+    ):
+        rois, _ = propose(boxes, scores, labels)
+        np.testing.assert_array_equal(rois, np.reshape(np.array(boxes, np.float32)[kept], (-1, 4)))
+
+
+def test_points_outside_a_proposal_and_unknown_ones_are_left_out():
+    labels = face_labels([0, 0, 100, 100])
+    labels.landmarks5[0, 2] = np.nan
+    _, cells = propose([[0, 0, 100, 75]], [0.9], labels)
+    assert (cells[0] >= 0).tolist() == [True, True, False, False, False]
+
+
+def test_a_proposal_of_a_face_without_points_is_not_taken_for_its_neighbours():
+    labels = face_labels([0, 0, 100, 100], [0, 15, 100, 115])
+    between = [[0, 12, 100, 112]]
+    assert len(propose(between, [0.9], labels)[0]) == 1
+    labels.landmarks5[1] = np.nan
+    assert box_iou(np.array(between), labels.boxes)[0, 0] > 0.6
+    assert not len(propose(between, [0.9], labels)[0])
+
+
+def test_each_face_has_a_proposal_before_any_has_two():
+    labels = face_labels([0, 0, 60, 60], [80, 80, 140, 140])
+    high, low, other = [0, 0, 60, 40], [0, 20, 60, 60], [80, 80, 140, 139]
+    for count, wanted in ((1, [high]), (2, [high, other]), (3, [high, other, low])):
+        rois, _ = propose([high, low, other], [0.9, 0.8, 0.3], labels, max_proposals=count)
+        assert rois.tolist() == np.float32(wanted).tolist()
+
+
+def test_proposals_agree_with_the_definition_and_a_batch_with_its_images(rng):
+    corners = rng.uniform(0, 100, (4, 2))
+    labels = [face_labels(*np.concatenate([corners, corners + 40], axis=1)), face_labels(LARGE), FaceLabels.empty()]
+    labels[0].landmarks5[2] = np.nan
+    faces = [maskface(one)[1][2:] for one in labels]
+    face_boxes, face_points = (np.stack(arrays) for arrays in zip(*faces))
+    boxes = np.repeat(face_boxes[:, :4], 30, axis=1) + rng.normal(0, 6, (3, 120, 4)).astype(np.float32)
+    scores = rng.uniform(size=(3, 120)).astype(np.float32)
+    targets = ProposalTargets(max_proposals=50, score_thresh=0.2, map_hw=(7, 9))
+    rois, cells = targets(boxes, scores, face_boxes, face_points)
+    assert rois.shape == (3, 50, 4) and cells.shape == (3, 50, 5) and not rois[2].any()
+    for b in range(2):
+        wanted = set()
+        strong = np.flatnonzero(scores[b] > 0.2)
+        for i in strong[nms(boxes[b, strong], scores[b, strong], 0.6)]:
+            iou = box_iou(boxes[b, [i]], labels[b].boxes)[0]
+            if iou.max() > 0.6 and np.isfinite(labels[b].landmarks5[iou.argmax()]).all():
+                points = labels[b].landmarks5[[iou.argmax()]]
+                wanted.add((*boxes[b, i].tolist(), *encode_cells(points, boxes[b, [i]], (7, 9))[0].tolist()))
+        found = {(*roi.tolist(), *c.tolist()) for roi, c in zip(rois[b], cells[b]) if roi.any()}
+        assert found == wanted and len(wanted) > (4 if b == 0 else 2)
+        one = targets(boxes[b : b + 1], scores[b : b + 1], face_boxes[b : b + 1], face_points[b : b + 1])
+        np.testing.assert_array_equal(one[0][0], rois[b])
+        np.testing.assert_array_equal(one[1][0], cells[b])
+
+
+def test_only_the_best_boxes_are_looked_at():
+    labels = face_labels([0, 0, 60, 60], [80, 80, 140, 140])
+    boxes = [[0, 0, 60, 60], [80, 80, 140, 140]]
+    rois, _ = propose(boxes, [0.4, 0.5], labels, nms_topk=1)
+    assert rois.tolist() == [boxes[1]]
+
+
+def test_proposals_without_room_are_refused():
+    for wrong in ({"max_proposals": 0}, {"nms_topk": 0}, {"map_hw": (0, 56)}):
+        with pytest.raises(InputError, match="at least 1"):
+            ProposalTargets(**wrong)
 
 
 # KPNet

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from gluonface.errors import InputError
 from gluonface.faces import Faces
+from gluonface.geometry import box_iou, warp_image, warp_points
+from gluonface.pipeline import FaceAnalyzer
 from gluonface.pose import geodesic_degrees, rotation_from_pose
 from gluonface.tta import SHORT_SIDES, detect_multiscale, mirror_faces, vote_faces
 
 SIZE_HW = (300, 400)
+CORNERS = ((70, 70), (1210, 70), (70, 1210), (1210, 1210))
 BOX = np.array([60.0, 90.0, 160.0, 210.0])
 POINTS = np.array([[85, 130], [140, 128], [108, 155], [92, 180], [130, 182]], float)
 
@@ -25,7 +30,8 @@ def moved(coordinates, shift) -> np.ndarray:
 class Oracle:
     """Knows the face of the photo and its mirror image; errs as `shift` says, by pixels of the photo, run by run."""
 
-    def __init__(self, shift=lambda run: 0.0, score=lambda run: 0.5, seen_at=lambda scale: True, pose=None):
+    def __init__(self, shift=lambda run: 0.0, score=lambda run: 0.5, seen_at=lambda scale: True, pose=None, size=640):
+        self.facts = SimpleNamespace(size=size)
         self.runs = 0
         self.pose = pose  # pose(run) of the face as it is in the photo, or None for a detector without
         self.canvases, self.mirrored, self.thresholds = [], [], []
@@ -109,6 +115,55 @@ def test_size_ranges_take_faces_from_the_runs_meant_for_them():
     assert faces.scores.tolist() == pytest.approx([0.4])  # the face is 110 pixels large
     with pytest.raises(InputError, match="a size range for each of the 2 scales, got 1"):
         detect_multiscale(Oracle(), ramp(), (300, 600), size_ranges=[(0, 1)])
+
+
+def test_long_sides_are_those_of_the_photo_and_take_the_place_of_short_ones():
+    oracle = Oracle(size=400)
+    detect_multiscale(oracle, ramp(), (999,), long_sides=(200, 800), flip=False)
+    assert [resized for _, resized, _ in oracle.canvases] == [(150, 200), (600, 800)]
+    with pytest.raises(InputError, match="expected long sides of at least one pixel"):
+        detect_multiscale(oracle, ramp(), long_sides=(0, 5))
+
+
+@pytest.mark.parametrize(("size", "answers"), [(400, 0.4), (1000, 0.9)])
+def test_large_faces_are_taken_from_the_smallest_of_the_long_sides(size, answers):
+    # The face is 110 pixels large: 220 on the larger canvas, more than a quarter of 400 and less than one of 1000.
+    def found(**options):
+        oracle = Oracle(score=lambda run: [0.9, 0.4][run], size=size)
+        return detect_multiscale(oracle, ramp(), long_sides=(800, 300), flip=False, **options).scores.tolist()
+
+    assert found() == pytest.approx([answers])
+    assert found(size_ranges=[(0, 999)] * 2) == pytest.approx([0.9])
+
+
+def test_no_more_faces_are_given_than_the_analyzer_gives_for_a_photo():
+    for most, count in ((None, 3), (2, 2)):
+        oracle = Oracle(shift=lambda run: 110 * run)
+        oracle.max_faces = most
+        assert len(detect_multiscale(oracle, ramp(), (300, 400, 500), flip=False)) == count
+
+
+def test_two_long_sides_find_a_face_that_fills_the_photo_and_tiny_ones():
+    photo = pytest.importorskip("skimage.data", reason="needs gluonface[demo]").astronaut()
+    face, middle = np.array([177.0, 60, 272, 184]), np.array([224.5, 122])
+    # A face 1032 pixels high, as the whole photo shows it, and four of 20 to 34 in the corners.
+    places = [(1280 / 154, 640, 640), *((h / 124, *corner) for h, corner in zip((34, 28, 24, 20), CORNERS))]
+    image, boxes = np.zeros((1280, 1280, 3), np.uint8), []
+    for scale, *place in places:
+        linear, half = np.eye(2) * scale, min(640, round(scale * 200))
+        x, y = np.array(place, int) - half
+        inside = np.column_stack([linear, half - scale * middle])
+        image[y : y + 2 * half, x : x + 2 * half] = warp_image(photo, inside, (2 * half, 2 * half))
+        boxes.append(warp_points(inside, face.reshape(2, 2)).ravel() + np.tile([x, y], 2))
+    analyzer = FaceAnalyzer("retinaface_mobilenet0.25_mask")
+
+    def found(*long_sides):
+        faces = detect_multiscale(analyzer, image, long_sides=long_sides, flip=False)
+        return len(faces), (box_iou(np.array(boxes), faces.boxes).max(axis=1, initial=0) > 0.6).tolist()
+
+    assert found(256) == (1, [True] + [False] * 4)
+    assert found(1280)[1] == [False] + [True] * 4
+    assert found(256, 1280) == (5, [True] * 5)
 
 
 def test_the_score_threshold_goes_to_the_detector():

@@ -8,6 +8,8 @@ import pytest
 from gluonface import viz
 from gluonface.errors import InputError
 from gluonface.faces import SCHEMES, Faces
+from gluonface.mesh import PARTS, MeshTopology, rasterize, segment_parts, topology_468
+from gluonface.pose import rotation_from_pose
 
 
 def one_face(size_hw, box, **parts) -> Faces:
@@ -261,3 +263,86 @@ def test_axes_are_drawn_on_a_copy():
     image = grey(50, 50)
     assert changed(viz.draw_axes(image, [10, 20, 30], [25, 25], 20)).any()
     assert not changed(image).any()
+
+
+# meshes
+
+
+def canonical_mesh(pose=(0, 0, 0), scale=12.0, centre=(120, 120)) -> np.ndarray:
+    """MediaPipe's canonical face, turned, in pixels of a photo."""
+    upright = topology_468().canonical @ rotation_from_pose(pose).T
+    return upright * (scale, -scale, -scale) + (*centre, 0)
+
+
+@pytest.mark.parametrize("style", ["wireframe", "shaded", "parts"])
+def test_a_mesh_is_drawn_on_a_copy_where_it_lies(style):
+    photo, mesh = grey(240, 240), canonical_mesh()
+    picture = viz.draw_mesh(photo, mesh[None], style=style)
+    assert (photo == 90).all()
+    rows, columns = np.nonzero(changed(picture))
+    low, high = mesh.min(axis=0), mesh.max(axis=0)
+    assert columns.min() >= low[0] - 2 and columns.max() <= high[0] + 2
+    assert rows.min() >= low[1] - 2 and rows.max() <= high[1] + 2
+    assert len(rows) > 500
+    assert not changed(viz.draw_mesh(photo, mesh[None], style=style, alpha=0)).any()
+    assert not changed(viz.draw_mesh(photo, mesh[None][:0], style=style)).any()
+
+
+def test_a_surface_is_lit_from_above_and_covers_the_whole_mesh():
+    picture = viz.draw_mesh(grey(240, 240), canonical_mesh()[None], style="shaded", alpha=1, color=(200, 100, 50))
+    covered = rasterize(canonical_mesh(), topology_468().triangles, (240, 240)).pixels
+    mask = np.zeros((240, 240), bool)
+    mask[covered] = True
+    np.testing.assert_array_equal(changed(picture), mask)
+    forehead, under_the_brow = picture[50, 120, 0], picture[85, 94, 0]
+    assert forehead > under_the_brow + 20
+    assert (np.abs(picture[90, 120] / (200, 100, 50) - picture[90, 120, 0] / 200) < 0.02).all()
+
+
+def test_parts_have_their_colours_and_the_skin_stays_as_it_is():
+    mesh = canonical_mesh()
+    picture = viz.draw_mesh(grey(240, 240), mesh[None], style="parts", alpha=1)
+    labels = segment_parts(mesh[None], topology_468(), (240, 240))
+    np.testing.assert_array_equal(changed(picture), labels > 0)
+    for part, color in enumerate(viz.PART_COLORS, start=1):
+        assert (picture[labels == part] == color).all()
+    assert len(set(viz.PART_COLORS)) == len(PARTS)
+
+
+def test_wires_that_are_seen_from_inside_or_lie_behind_a_surface_are_hidden():
+    straight, behind = (
+        changed(viz.draw_mesh(grey(240, 240), canonical_mesh(pose)[None], thickness=1)).sum()
+        for pose in ((0, 0, 0), (180, 0, 0))
+    )
+    assert straight > 2000
+    assert behind < straight / 20  # the folds of nose and lips show
+    # A wall of two triangles in front of a smaller one hides its sides.
+    wall = np.array([[10, 10, 0], [10, 90, 0], [90, 90, 0], [90, 10, 0], [40, 40, 50], [40, 60, 50], [60, 60, 50]])
+    shape = wall * (1.0, -1.0, -1.0)
+    both = MeshTopology("wall", [[0, 1, 2], [0, 2, 3], [4, 5, 6]], shape, 0)
+    picture = changed(viz.draw_mesh(grey(100, 100), wall[None].astype(float), both, thickness=1))
+    assert picture[9:11, 20:80].any(axis=0).all() and not picture[45:55, 38:42].any()
+    wall[4:, 2] = -50
+    assert changed(viz.draw_mesh(grey(100, 100), wall[None].astype(float), both, thickness=1))[45:55, 38:42].any()
+
+
+def test_a_larger_face_is_drawn_over_a_smaller_one():
+    large, small = canonical_mesh(), canonical_mesh(scale=4.0)
+    alone = viz.draw_mesh(grey(240, 240), large[None], style="shaded", alpha=1)
+    for pair in ((large, small), (small, large)):
+        np.testing.assert_array_equal(viz.draw_mesh(grey(240, 240), np.stack(pair), style="shaded", alpha=1), alone)
+
+
+def test_what_cannot_be_drawn_as_a_mesh_is_refused():
+    mesh = canonical_mesh()[None]
+    for arguments, message in (
+        ((grey(20, 20), None), "got none; a detector with a mesh head"),
+        ((grey(20, 20), mesh[0]), r"meshes of shape \(n, 468, 3\)"),
+        ((grey(20, 20), mesh[:, :9]), r"shape \(..., 468, 3\), got \(1, 9, 3\)"),
+        ((grey(20, 20)[..., 0], mesh), "RGB image"),
+        ((grey(20, 20), mesh, None, "wires"), "a style of wireframe, shaded, parts, got 'wires'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            viz.draw_mesh(*arguments)
+    with pytest.raises(InputError, match="alpha between 0 and 1, got 2"):
+        viz.draw_mesh(grey(20, 20), mesh, alpha=2)

@@ -19,15 +19,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from pathlib import Path
 
 import numpy as np
 
 from gluonface._compat import mx
-from gluonface.data.base import FaceSample, label_points_only
+from gluonface.data.base import FaceSample
 from gluonface.data.facejsonl import FaceJsonLines
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
-from gluonface.errors import DataError
 from gluonface.geometry import box_iou
 from gluonface.loss import AnchorLoss, DensePointsLoss, PoseLoss, SmallBoxLoss, UncertaintyWeights
 from gluonface.metrics.pose_scoring import evaluate_pose, posed_faces
@@ -38,11 +36,13 @@ from gluonface.targets import MOSTargets
 from gluonface.training.detection import (
     NormalisedBatches,
     add_anchor_arguments,
+    add_points_arguments,
     add_size_arguments,
     add_view_arguments,
     anchor_targets,
     detection_validator,
     load_start,
+    training_samples,
     training_views,
 )
 from gluonface.training.feedback import OnlineFeedback
@@ -83,13 +83,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     data = parser.add_argument_group("data")
     add_data_arguments(data, "AP")
-    data.add_argument(
-        "--train-points",
-        nargs="+",
-        metavar="JSONL",
-        help="photos of which one face each is labelled: they train points and pose only",
-    )
-    data.add_argument("--points-sources", nargs="+", metavar="NAME", help="take these sources of --train-points only")
+    add_points_arguments(data)
     data.add_argument("--val-pose", metavar="JSONL", help="annotations for the pose error after each epoch")
     data.add_argument(
         "--turned-from",
@@ -143,20 +137,8 @@ def build_net(args: argparse.Namespace):
 
 def read_samples(args: argparse.Namespace) -> tuple[list[FaceSample], int]:
     """All training photos, and how many of them, the first, are labelled completely."""
-    complete = FaceJsonLines(args.train, args.images, args.sources).samples
-    partial = []
-    if args.train_points:
-        for path in args.train_points:
-            # Annotations that lie somewhere else have their photos beside them.
-            images = args.images if Path(path).parent.samefile(Path(args.train).parent) else None
-            partial += FaceJsonLines(path, images).samples
-        if args.points_sources:
-            missing = sorted(set(args.points_sources) - {sample.source for sample in partial})
-            if missing:
-                raise DataError(f"--points-sources: no photo of --train-points has the source {', '.join(missing)}")
-            partial = [sample for sample in partial if sample.source in args.points_sources]
-    samples = [*complete, *map(label_points_only, partial)]
-    return [_turned_apart(sample, args.turned_from) for sample in samples], len(complete)
+    complete, partial = training_samples(args)
+    return [_turned_apart(sample, args.turned_from) for sample in [*complete, *partial]], len(complete)
 
 
 def _turned_apart(sample: FaceSample, degrees: float) -> FaceSample:

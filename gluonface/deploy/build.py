@@ -20,7 +20,13 @@ import numpy as np
 from .._compat import import_optional
 from ..decode import anchors_for
 from ..errors import DeployError, InputError
-from . import heads
+from ..faces import SCHEMES
+from ..facts import ModelFacts
+from ..model_zoo.detector import FaceDetector
+from ..model_zoo.heatmap import LandmarkNet
+from ..model_zoo.keypoint_detector import KeypointDetector, MapDetector, TagDetector
+from ..nn.keypoints import SquareSoftArgmax
+from . import heads, keypoint_heads
 from .artifact import installed_runtime, installed_versions, write_artifact
 from .passes import take_canvas
 from .relax import Emitter, relax, tvm
@@ -78,7 +84,7 @@ def module_of(net, buckets: Sequence[Bucket], target: CompileTarget):
 
     Parameters
     ----------
-    net : FaceDetector or LandmarkNet
+    net : FaceDetector, KeypointDetector, TagDetector or LandmarkNet
         With weights.
     buckets : sequence of Bucket
     target : CompileTarget
@@ -86,7 +92,18 @@ def module_of(net, buckets: Sequence[Bucket], target: CompileTarget):
     Returns
     -------
     tvm.IRModule
+
+    Raises
+    ------
+    InputError
+        The net is another one.
     """
+    head = next((head for kind, head in _HEADS.items() if isinstance(net, kind)), None)
+    if head is None:
+        raise InputError(
+            f"expected a net among {', '.join(kind.__name__ for kind in _HEADS)}, got {type(net).__name__}; for other "
+            "nets see gluonface.deploy.relax.from_mxnet"
+        )
     builder = relax.BlockBuilder()
     for bucket in buckets:
         graph = _graph(net.network, (bucket.batch, 3, *bucket.size_hw))
@@ -97,15 +114,16 @@ def module_of(net, buckets: Sequence[Bucket], target: CompileTarget):
             with builder.dataflow():
                 emitter.put((graph.inputs[0], 0), canvas)
                 emitter.run(graph)
-                head = _detect if net.facts.task == "detection" else _read_points
                 result = builder.emit_output(relax.Tuple(head(emitter, net, graph, bucket)))
             builder.emit_func_output(result)
     return builder.get()
 
 
-def _graph(block, shape: Sequence[int]) -> Graph:
-    symbol, params = trace(block)
-    graph = read_symbol(symbol, params, {"data": shape})
+def _graph(block, *shapes: Sequence[int]) -> Graph:
+    """A block on inputs of these shapes."""
+    names = [f"data{i}" for i in range(len(shapes))]
+    symbol, params = trace(block, *names)
+    graph = read_symbol(symbol, params, dict(zip(names, shapes)))
     graph.fold_batch_norms()
     graph.find_pixel_shuffles()
     graph.find_channel_shuffles()
@@ -133,6 +151,60 @@ def _detect(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
     )
 
 
+def _run_block(emitter: Emitter, block, *values) -> list:
+    """What a block without a head of its own gives for values, as its operators say."""
+    graph = _graph(block, *(tuple(int(side) for side in value.ty.shape) for value in values))
+    for node, value in zip(graph.inputs, values):
+        emitter.put((node, 0), value)
+    emitter.run(graph)
+    return [emitter.plain(ref) for ref in graph.outputs]
+
+
+def _detect_by_points(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
+    scale_map, maps = graph.outputs
+    spec, reader = net.search.spec, net.network.reader
+    squares, probabilities = keypoint_heads.scale_proposals(
+        emitter, emitter.last(scale_map), spec, net.nms_topk, net.score_thresh
+    )
+    maps = emitter.plain(maps)
+
+    def soft(beta: float) -> tuple:
+        return keypoint_heads.square_soft_argmax(emitter, maps, squares, probabilities, beta, spec.stride)
+
+    if isinstance(reader, SquareSoftArgmax):
+        points, peaks = soft(reader.beta)
+    else:
+        (places,) = _run_block(emitter, reader, maps, squares)
+        (points,) = _run_block(emitter, net.points, places, squares)
+    scores, boxes = probabilities, squares
+    if net.peaks is not None:
+        if not isinstance(reader, SquareSoftArgmax) or reader.beta != net.peaks.beta:
+            _, peaks = soft(net.peaks.beta)
+        channels = emitter.constant(np.array(net.peaks.channels, np.int32))
+        peaks = emitter.call(relax.op.take(peaks, channels, axis=2, mode="clip"))
+        (scores,) = _run_block(emitter, net.score, probabilities, peaks)
+    if net.boxes == "points":
+        (boxes,) = _run_block(emitter, net.box_mapping, points)
+    return _best_faces(emitter, net, scores, boxes, points)
+
+
+def _detect_by_tags(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
+    if emitter.gpu:
+        raise DeployError(
+            f"{net.facts.name}: faces are grouped by tags on processors only; expected a target such as native or "
+            "x86-64-v3, or another head than tags"
+        )
+    points, scores = _run_block(emitter, net.search, *map(emitter.plain, graph.outputs))
+    (boxes,) = _run_block(emitter, net.box_mapping, points)
+    return _best_faces(emitter, net, scores, boxes, points)
+
+
+def _best_faces(emitter: Emitter, net, scores, boxes, points) -> list:
+    batch, count, number, _ = (int(side) for side in points.ty.shape)
+    rows = emitter.call(relax.op.reshape(points, [batch, count, 2 * number]))
+    return keypoint_heads.best_faces(emitter, scores, boxes, rows, nms_thresh=net.nms_thresh, post_nms=net.post_nms)
+
+
 def _array_of(parameter) -> np.ndarray:
     return parameter.data(parameter.list_ctx()[0]).asnumpy()
 
@@ -141,18 +213,37 @@ def _outputs_of(net) -> tuple[Output, ...]:
     """What the functions of a compiled net give, in order."""
     if net.facts.task == "landmarks":
         return _LANDMARKS
+    scores, boxes, points = _DETECTION
+    if isinstance(net, MapDetector):
+        by_points = getattr(net, "boxes", "points") == "points"
+        how = f"from the points, of the style {net.box_mapping.style}" if by_points else "squares, scale proposals"
+        return (scores, replace(boxes, meaning=f"{boxes.meaning}; {how}"), points)
     return (*_DETECTION, _POSE) if hasattr(net.network, "pose_head") else _DETECTION
+
+
+def _facts_of(net) -> ModelFacts:
+    """As the manifest has them: a detector of dense points says which these are."""
+    scheme = net.facts.scheme
+    if net.facts.task == "detection" and net.num_points != 5 and str(net.num_points) in SCHEMES:
+        scheme = str(net.num_points)
+    return replace(net.facts, card=None, scheme=scheme)
 
 
 def _read_points(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
     (maps,) = graph.outputs
     if net.decoder.method == "soft":
         return heads.soft_argmax(emitter, emitter.last(maps), net.decoder.soft_argmax.beta, net.stride)
-    decoder = _graph(net.decoder, maps[0].shapes[maps[1]])
-    emitter.put((decoder.inputs[0], 0), emitter.plain(maps))
-    emitter.run(decoder)
-    points, scores = (emitter.plain(ref) for ref in decoder.outputs)
+    points, scores = _run_block(emitter, net.decoder, emitter.plain(maps))
     return [emitter.call(relax.op.multiply(points, emitter.constant(np.float32(net.stride)))), scores]
+
+
+#: Kind of net -> what makes results of its network's predictions.
+_HEADS = {
+    FaceDetector: _detect,
+    KeypointDetector: _detect_by_points,
+    TagDetector: _detect_by_tags,
+    LandmarkNet: _read_points,
+}
 
 
 def fuse(module, target: CompileTarget):
@@ -242,6 +333,7 @@ def compile_model(
     bundle: bool = False,
     as_zip: bool = False,
     objects: bool = False,
+    box_style: str | None = None,
     root: str | os.PathLike | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -265,6 +357,9 @@ def compile_model(
     objects : bool
         Stop before linking: ``out`` becomes a folder of object files, the line that links them, and the manifest, which
         `pack_objects` makes an artefact of; for targets whose compiler is on another machine.
+    box_style : str, optional
+        What boxes are of a named net that finds them from points, see `gluonface.box_mapping.BOX_STYLES`; a net that is
+        given has a style of its own.
     root : path, optional
         Folder of weights of your own, searched before the package's.
     say : callable
@@ -286,7 +381,11 @@ def compile_model(
 
     row = find_target(target)
     if isinstance(net, str):
-        net = get_model(net, pretrained=True, root=root)
+        net = get_model(net, pretrained=True, root=root, box_style=box_style)
+    elif box_style is not None:
+        raise InputError(
+            f"expected box_style with the name of a net, got it with a {type(net).__name__}: see its set_box_style"
+        )
     buckets = buckets_for(net, sizes, batches)
     if row.compiler() is None and not objects:
         raise DeployError(
@@ -311,7 +410,7 @@ def compile_model(
         executable = relax.build(module, target=row.tvm_target())
     detector = net.facts.task == "detection"
     manifest = Manifest(
-        facts=replace(net.facts, card=None),
+        facts=_facts_of(net),
         weights_sha256=net.facts.sha256 or weights_hash(net),
         buckets=tuple(buckets),
         outputs=_outputs_of(net),

@@ -86,7 +86,8 @@ def convolution(
         (side + 2 * p - d * (k - 1) - 1) // s + 1
         for side, p, d, k, s in zip((height, width), pad, dilate, (kernel_h, kernel_w), stride)
     )
-    if subtract is None and suits_winograd(weight, (out_h, out_w), stride, pad, dilate):
+    # DLight's rules for GPUs cannot schedule Winograd's steps.
+    if subtract is None and not e.gpu and suits_winograd(weight, (out_h, out_w), stride, pad, dilate):
         return winograd(e, x, weight, bias)
     block = block_of(filters)
     packed = pack(weight.transpose(2, 3, 1, 0), block)

@@ -1,7 +1,7 @@
 """What turns a network's raw predictions into what a user wants, inside the artefact.
 
 Twins of :mod:`gluonface.nn.coder`, :mod:`gluonface.nn.heatmap` and of MXNet's ``box_nms``, written for few faces among
-many anchors: what cannot be a face is not decoded.
+many anchors: what cannot be a face is not decoded. Those of KPNet are in :mod:`gluonface.deploy.keypoint_heads`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ relax = import_optional("tvm.relax", "deploy")
 T = import_optional("tvm.script.ir_builder.tirx", "deploy")
 IRBuilder = import_optional("tvm.script.ir_builder", "deploy").IRBuilder
 
-__all__ = ["Pose", "detections", "soft_argmax"]
+__all__ = ["Pose", "detections", "each_task", "exp_of_negative", "keep_or_drop", "soft_argmax"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Pose:
 
 
 @contextlib.contextmanager
-def _each(count: int, gpu: bool, threads: int = 1) -> Iterator[tuple]:
-    """Run what follows for every image: on a core each, or on a GPU's block each with so many threads.
+def each_task(count: int, gpu: bool, threads: int = 1) -> Iterator[tuple]:
+    """Run what follows for every task, such as an image: on a core each, or on a GPU's block each with so many threads.
 
-    Gives the image's number and the thread's.
+    Gives the task's number and the thread's.
     """
     if gpu:
         with T.thread_binding(0, count, "blockIdx.x") as image, T.thread_binding(0, threads, "threadIdx.x") as thread:
@@ -63,6 +63,40 @@ def _each(count: int, gpu: bool, threads: int = 1) -> Iterator[tuple]:
     else:
         with T.parallel(0, count) as image:
             yield image, None
+
+
+def keep_or_drop(r, place, merged, numbers, kept, areas, nms_thresh: float) -> None:
+    """Keep a row of an image unless its box overlaps that of a better one that was kept.
+
+    Parameters
+    ----------
+    r, place : expr
+        Image and row.
+    merged, numbers, kept, areas : buffer proxies
+        Rows that were kept, ``numbers[r, LEFT]`` of them, their boxes xyxy, and room for their areas. The row's own box
+        is in ``kept`` behind them.
+    nms_thresh : float
+        IoU above which it is dropped; none is with 0 or less, or 1 or more.
+    """
+    slot = numbers[r, LEFT]
+    width, height = (tvm.tirx.max(kept[r, slot, i + 2] - kept[r, slot, i], T.float32(0)) for i in (0, 1))
+    areas[r, slot] = width * height
+    numbers[r, RIGHT] = T.int32(1)
+    if 0 < nms_thresh < 1:
+        with T.serial(0, numbers[r, LEFT]) as k, T.If(numbers[r, RIGHT] == 1), T.Then():
+            common = T.float32(1)
+            for axis in range(2):
+                common = common * tvm.tirx.max(
+                    tvm.tirx.min(kept[r, slot, axis + 2], kept[r, k, axis + 2])
+                    - tvm.tirx.max(kept[r, slot, axis], kept[r, k, axis]),
+                    T.float32(0),
+                )
+            overlap = common / (areas[r, slot] + areas[r, k] - common)
+            with T.If(overlap > T.float32(nms_thresh)), T.Then():
+                numbers[r, RIGHT] = T.int32(0)
+    with T.If(numbers[r, RIGHT] == 1), T.Then():
+        merged[r, slot] = place
+        numbers[r, LEFT] = numbers[r, LEFT] + 1
 
 
 def detections(
@@ -101,7 +135,6 @@ def detections(
     limit = count if nms_topk < 0 else min(nms_topk, count)
     most = limit if post_nms <= 0 else min(post_nms, limit)
     given = count if post_nms <= 0 else min(post_nms, count)
-    suppress = 0 < nms_thresh < 1
     # x, y of the centre and the side.
     low, high = anchors[:, :2], anchors[:, 2:]
     table = np.concatenate([(low + high) / 2, high[:, :1] - low[:, :1]], axis=1).astype(np.float32)
@@ -112,7 +145,7 @@ def detections(
         with IRBuilder() as builder:
             cls, box, landmark, anchor = (T.buffer_proxy(b) for b in ins)
             scores, boxes, points, found, order, merged, kept, areas, numbers = (T.buffer_proxy(b) for b in outs)
-            with _each(batch, e.gpu) as (r, _):
+            with each_task(batch, e.gpu) as (r, _):
                 numbers[r, COUNT] = T.int32(0)
                 with T.serial(0, count) as j:
                     logit = cls[r, j, 1] - cls[r, j, 0]
@@ -135,25 +168,7 @@ def detections(
                         half = size * (anchor[place, 2] / T.float32(2))
                         kept[r, slot, axis] = centre - half
                         kept[r, slot, axis + 2] = centre + half
-                    areas[r, slot] = tvm.tirx.max(kept[r, slot, 2] - kept[r, slot, 0], T.float32(0)) * tvm.tirx.max(
-                        kept[r, slot, 3] - kept[r, slot, 1], T.float32(0)
-                    )
-                    numbers[r, RIGHT] = T.int32(1)
-                    if suppress:
-                        with T.serial(0, numbers[r, LEFT]) as k, T.If(numbers[r, RIGHT] == 1), T.Then():
-                            common = T.float32(1)
-                            for axis in range(2):
-                                common = common * tvm.tirx.max(
-                                    tvm.tirx.min(kept[r, slot, axis + 2], kept[r, k, axis + 2])
-                                    - tvm.tirx.max(kept[r, slot, axis], kept[r, k, axis]),
-                                    T.float32(0),
-                                )
-                            overlap = common / (areas[r, slot] + areas[r, k] - common)
-                            with T.If(overlap > T.float32(nms_thresh)), T.Then():
-                                numbers[r, RIGHT] = T.int32(0)
-                    with T.If(numbers[r, RIGHT] == 1), T.Then():
-                        merged[r, slot] = place
-                        numbers[r, LEFT] = numbers[r, LEFT] + 1
+                    keep_or_drop(r, place, merged, numbers, kept, areas, nms_thresh)
                 with T.serial(0, given) as i, T.If(i < numbers[r, LEFT]):
                     with T.Then():
                         place = merged[r, i]
@@ -207,7 +222,7 @@ def _head_pose(e, pose: Pose, scores, places, table):
         with IRBuilder() as builder:
             cells, weights, biases, centres, score, place, anchor = (T.buffer_proxy(b) for b in ins)
             angles, logits, sums = (T.buffer_proxy(b) for b in outs)
-            with _each(batch * rooms, e.gpu) as (k, _), contextlib.ExitStack() as stack:
+            with each_task(batch * rooms, e.gpu) as (k, _), contextlib.ExitStack() as stack:
                 if e.gpu:
                     r, i, room = tvm.tirx.floordiv(k, given), tvm.tirx.floormod(k, given), tvm.tirx.floormod(k, given)
                 else:
@@ -229,7 +244,9 @@ def _head_pose(e, pose: Pose, scores, places, table):
                             with T.serial(1, POSE_BINS) as q:
                                 sums[r, room, 0] = tvm.tirx.max(sums[r, room, 0], logits[r, room, first + q])
                             with T.serial(0, POSE_BINS) as q:
-                                logits[r, room, first + q] = _exp(logits[r, room, first + q] - sums[r, room, 0])
+                                logits[r, room, first + q] = exp_of_negative(
+                                    logits[r, room, first + q] - sums[r, room, 0]
+                                )
                             sums[r, room, 0] = T.float32(0)
                             sums[r, room, 1] = T.float32(0)
                             with T.serial(0, POSE_BINS) as q:
@@ -273,7 +290,7 @@ def soft_argmax(e, maps, beta: float, stride: float):
         with IRBuilder() as builder:
             data = T.buffer_proxy(ins[0])
             places, highest, total, sum_x, sum_y, part = (T.buffer_proxy(b) for b in outs)
-            with _each(batch, e.gpu, points) as (r, thread):
+            with each_task(batch, e.gpu, points) as (r, thread):
 
                 def each_point():
                     # On a processor the innermost loop, which becomes vectors; on a GPU a thread each.
@@ -288,7 +305,7 @@ def soft_argmax(e, maps, beta: float, stride: float):
                     highest[r, k] = tvm.tirx.max(highest[r, k], data[r, y, x, k])
                 with T.serial(0, height) as y, T.serial(0, width) as x:
                     with each_point() as k:
-                        part[r, k] = _exp(T.float32(beta) * (data[r, y, x, k] - highest[r, k]))
+                        part[r, k] = exp_of_negative(T.float32(beta) * (data[r, y, x, k] - highest[r, k]))
                     with each_point() as k:
                         total[r, k] = total[r, k] + part[r, k]
                         sum_x[r, k] = sum_x[r, k] + part[r, k] * (tvm.tirx.Cast("float32", x) + T.float32(0.5))
@@ -306,7 +323,7 @@ def soft_argmax(e, maps, beta: float, stride: float):
     return [e.call(relax.TupleGetItem(found, k)) for k in range(2)]
 
 
-def _exp(x):
+def exp_of_negative(x):
     """e^x for x <= 0 that becomes vector instructions: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
 
     The polynomial is the Taylor series to the seventh power, whose remainder there is below 1e-8 of the value.

@@ -22,6 +22,7 @@ from .._compat import import_optional
 from ..errors import DeployError, InputError
 from ..files import write_atomically
 from ..model_zoo import get_model
+from ..model_zoo.keypoint_detector import KeypointDetector, TagDetector
 from ..model_zoo.store import read_params
 from ..model_zoo.weights import find_weights
 from .symbol import Graph, Node, Ref, batch_norm_terms, read_symbol, trace
@@ -1190,6 +1191,8 @@ _OUTPUTS = {
     ("landmarks", True): ("landmarks", "scores"),
     ("landmarks", False): ("heatmaps",),
 }
+#: Raw outputs of detectors that have no anchors.
+_MAPS = {KeypointDetector: ("scale_map", "maps"), TagDetector: ("heatmaps", "tags")}
 
 
 def export_onnx(
@@ -1210,7 +1213,7 @@ def export_onnx(
 
     Parameters
     ----------
-    net_or_name : FaceDetector, LandmarkNet or str
+    net_or_name : FaceDetector, KeypointDetector, TagDetector, LandmarkNet or str
         A net with parameters, or the name of a trained model.
     out_path : path
     size : int or (H, W), optional
@@ -1219,7 +1222,8 @@ def export_onnx(
     whole : bool
         With decoding and non-maximum suppression: ``ids``, ``scores``, ``bboxes``, ``landmarks`` and, where it has it,
         ``pose`` of a detector, ``landmarks`` and ``scores`` of a landmark net. Otherwise raw: ``cls_preds``,
-        ``box_preds``, ``landmark_preds`` and ``pose_cells``; ``heatmaps``.
+        ``box_preds``, ``landmark_preds`` and ``pose_cells``; of KPNet ``scale_map`` and ``maps``, where it finds points
+        in, or, with tags, ``heatmaps`` and ``tags``; of a landmark net ``heatmaps``.
     opset : int
         See `to_onnx`.
     root : path, optional
@@ -1248,13 +1252,13 @@ def export_onnx(
     if whole and facts.task == "landmarks" and (height, width) != (facts.size, facts.size):
         raise InputError(f"{facts.name}: expected the size of the net's crop, {facts.size}, got {height}x{width}")
     symbol, params = trace(net if whole else net.network)
-    names = _OUTPUTS[facts.task, whole][: len(symbol.list_outputs())]
+    names = _OUTPUTS[facts.task, whole] if whole else _MAPS.get(type(net), _OUTPUTS[facts.task, whole])
     model = to_onnx(
         symbol,
         params,
         {"data": (batch, 3, height, width)},
         opset=opset,
-        output_names=names,
+        output_names=names[: len(symbol.list_outputs())],
         doc=f"{facts.name}: {'whole net' if whole else 'raw predictions'}; input (rgb / 255 - mean) / std",
     )
     model.graph.name = facts.name
@@ -1269,7 +1273,7 @@ def export_onnx(
         "std": json.dumps(facts.std),
         "colour_order": "RGB",
         "size_hw": json.dumps([height, width]),
-        "scheme": facts.scheme or "5",
+        "scheme": facts.scheme or str(getattr(net, "num_points", 5)),
     }
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)

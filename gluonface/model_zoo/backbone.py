@@ -1,8 +1,8 @@
 """Backbones: classifiers cut into the stages that end at strides 8, 16 and 32, or before their pooling. They are
-GluonCV's, and ShuffleNet V2, which is ours.
+GluonCV's, two more ResNeXt made of its blocks, and ShuffleNet V2, which is ours.
 
-Paper line: any classifier whose maps halve; data flow: image (B, 3, H, W) -> C3, C4, C5 (`Backbone`) or the last map
-(`Features`).
+Paper line: any classifier whose maps halve; data flow: image (B, 3, H, W) -> C3, C4, C5, on request C2 before them
+(`Backbone`), or the last map (`Features`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from .._compat import import_gluoncv, mx
-from ..errors import WeightsError
+from ..errors import InputError, WeightsError
 from .shufflenet import SHUFFLENETS, STAGE_ENDS, WIDTHS, ShuffleNetV2
 
 nn = mx.gluon.nn
@@ -28,20 +28,27 @@ class Cut:
         layers.
     channels : tuple of int
         Channels of C3, C4, C5.
+    early : (int, int) or None
+        Index behind the last child of C2, the map of stride 4, and its channels. None: it is not offered.
     """
 
     ends: tuple[int, ...]
     channels: tuple[int, ...]
+    early: tuple[int, int] | None = None
 
+
+#: ResNeXt of 32 groups of 8 channels, which GluonCV has blocks for, but no nets: blocks of each stage.
+RESNEXTS = {"resnext101_32x8d": (3, 4, 23, 3), "resnext152_32x8d": (3, 8, 36, 3)}
 
 BACKBONES = {
-    "mobilenet0.25": Cut(ends=(33, 69, 81), channels=(64, 128, 256)),
-    "mobilenet0.5": Cut(ends=(33, 69, 81), channels=(128, 256, 512)),
+    "mobilenet0.25": Cut(ends=(33, 69, 81), channels=(64, 128, 256), early=(21, 32)),
+    "mobilenet0.5": Cut(ends=(33, 69, 81), channels=(128, 256, 512), early=(21, 64)),
     # The 1280 channels of MobileNetV2's last 1x1 convolution serve its classifier; a pyramid starts from the 320
     # before.
-    "mobilenetv2_1.0": Cut(ends=(9, 16, 20), channels=(32, 96, 320)),
-    "resnet50_v1b": Cut(ends=(), channels=(512, 1024, 2048)),
-    "resnet152_v1b": Cut(ends=(), channels=(512, 1024, 2048)),
+    "mobilenetv2_1.0": Cut(ends=(9, 16, 20), channels=(32, 96, 320), early=(6, 24)),
+    "resnet50_v1b": Cut(ends=(), channels=(512, 1024, 2048), early=(5, 256)),
+    "resnet152_v1b": Cut(ends=(), channels=(512, 1024, 2048), early=(5, 256)),
+    **dict.fromkeys(RESNEXTS, Cut(ends=(6, 7, 8), channels=(512, 1024, 2048), early=(5, 256))),
     # Stages 2, 3 and 4; conv5 serves the classifier.
     **{name: Cut(ends=STAGE_ENDS, channels=WIDTHS[width][:3]) for name, width in SHUFFLENETS.items()},
 }
@@ -49,6 +56,13 @@ BACKBONES = {
 
 def _classifier(name: str, pretrained: bool | str | os.PathLike, root: str | os.PathLike | None):
     """A classifier by its name, with GluonCV's ImageNet weights where ``pretrained`` is True."""
+    if name in RESNEXTS:
+        if pretrained is True:
+            raise WeightsError(
+                f"{name}: expected a file of weights, got pretrained=True, but GluonCV has no ImageNet weights of this "
+                "net. Give the path of an .npz with the arrays of a net of that name under their PyTorch names."
+            )
+        return import_gluoncv().model_zoo.resnext.ResNext(RESNEXTS[name], 32, 8)
     if name not in SHUFFLENETS:
         where = {"root": os.fspath(root)} if root is not None else {}
         return import_gluoncv().model_zoo.get_model(name, pretrained=pretrained is True, **where)
@@ -73,6 +87,8 @@ class Backbone(nn.HybridBlock):
         names of the PyTorch packages, see :func:`gluonface.model_zoo.importers.load_torch_backbone`.
     root : path
         GluonCV's folder for downloads.
+    early : bool
+        Give C2, of stride 4, too. The parameters bear the same names with and without it.
 
     Raises
     ------
@@ -85,11 +101,17 @@ class Backbone(nn.HybridBlock):
         name: str,
         pretrained: bool | str | os.PathLike = False,
         root: str | os.PathLike | None = None,
+        early: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         cut = BACKBONES[name]
-        self.channels = cut.channels
+        self.channels, self.early = cut.channels, 0
+        if early:
+            if cut.early is None:
+                raise InputError(f"expected a backbone with a map of stride 4 to start from, got {name}")
+            self.early, channels = cut.early
+            self.channels = (channels, *cut.channels)
         host = _classifier(name, pretrained, root)
         if cut.ends:
             children = list(host.features)
@@ -106,12 +128,32 @@ class Backbone(nn.HybridBlock):
         _load_given(self, pretrained)
 
     def hybrid_forward(self, F, x):
-        """Images (B, 3, H, W) to C3, C4, C5 of strides 8, 16, 32."""
-        maps = []
-        for stage in self.stages:
+        """Images (B, 3, H, W) to C3, C4, C5 of strides 8, 16, 32; before them C2 of stride 4 where it was asked for."""
+        maps, (first, *later) = [], self.stages
+        for layer in list(first)[: self.early]:
+            x = layer(x)
+        if self.early:
+            maps.append(x)
+        for layer in list(first)[self.early :]:
+            x = layer(x)
+        maps.append(x)
+        for stage in later:
             x = stage(x)
             maps.append(x)
         return tuple(maps)
+
+    def freeze(self) -> None:
+        """Keep what is before C2, and every BatchNorm's statistics, factor and offset, as they are in training."""
+        fixed = [layer.collect_params() for layer in list(self.stages[0])[: self.early]]
+
+        def fix_norm(block):
+            if isinstance(block, nn.BatchNorm):
+                block._kwargs["use_global_stats"] = True
+                fixed.append(block.collect_params())
+
+        self.apply(fix_norm)
+        for parameters in fixed:
+            parameters.setattr("grad_req", "null")
 
 
 class Features(nn.HybridBlock):

@@ -29,15 +29,12 @@ class Variant:
         return {"params": self.params, "gf": self.gf}
 
 
-class FaceDetector(ZooBlock):
-    """Network, decoding and non-maximum suppression in one graph; outputs as GluonCV's detectors give them.
+class AnchorDetector(ZooBlock):
+    """Base of detectors whose network says something about anchors: anchors, decoded boxes, non-maximum suppression.
 
     Parameters
     ----------
     network : HybridBlock
-        Images (B, 3, H, W) to ``cls_preds (B, N, 2)`` logits of background and face, ``box_preds (B, N, 4)``,
-        ``landmark_preds (B, N, 2K)``. One with a ``pose_head`` (`gluonface.nn.heads.PoseHead`) also gives what that
-        takes, ``pose_cells (B, cells, C)``.
     spec : AnchorSpec
         The anchors that the predictions refer to.
     facts : ModelFacts
@@ -71,8 +68,6 @@ class FaceDetector(ZooBlock):
             self.network = network
             self.anchors = AnchorGenerator(spec)
             self.decode_boxes = BoxDecoder()
-            self.decode_points = PointDecoder(num_points)
-            self.decode_pose = PoseDecoder() if hasattr(network, "pose_head") else None
         self.set_nms(nms_thresh, nms_topk, post_nms, score_thresh)
 
     def set_nms(
@@ -95,6 +90,50 @@ class FaceDetector(ZooBlock):
         self.post_nms, self.score_thresh = post_nms, score_thresh
         # These numbers are part of the graph.
         self._clear_cached_op()
+
+    def _suppress(self, F, rows):
+        """Rows (B, N, 6 + ...) of class, score, box xyxy and more, to those that are left, best first."""
+        # A threshold of 1 keeps all boxes, but sorts them and drops those of low score as any other does.
+        rows = F.contrib.box_nms(
+            rows,
+            overlap_thresh=self.nms_thresh if 0 < self.nms_thresh < 1 else 1,
+            topk=self.nms_topk,
+            valid_thresh=self.score_thresh,
+            id_index=0,
+            score_index=1,
+            coord_start=2,
+            force_suppress=True,
+        )
+        if self.post_nms > 0:
+            # slice, unlike slice_axis, allows fewer rows than asked for.
+            rows = F.slice(rows, begin=(None, 0, None), end=(None, self.post_nms, None))
+        return rows
+
+
+class FaceDetector(AnchorDetector):
+    """Network, decoding and non-maximum suppression in one graph; outputs as GluonCV's detectors give them.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        Images (B, 3, H, W) to ``cls_preds (B, N, 2)`` logits of background and face, ``box_preds (B, N, 4)``,
+        ``landmark_preds (B, N, 2K)``. One with a ``pose_head`` (`gluonface.nn.heads.PoseHead`) also gives what that
+        takes, ``pose_cells (B, cells, C)``.
+    spec : AnchorSpec
+        The anchors that the predictions refer to.
+    facts : ModelFacts
+        Preprocessing and terms; ``net.facts``.
+    num_points : int
+        K.
+    nms_thresh, nms_topk, post_nms, score_thresh
+        See :meth:`set_nms`.
+    """
+
+    def __init__(self, network, spec: AnchorSpec, facts: ModelFacts, *, num_points: int = 5, **nms: float):
+        super().__init__(network, spec, facts, num_points=num_points, **nms)
+        with self.name_scope():
+            self.decode_points = PointDecoder(num_points)
+            self.decode_pose = PoseDecoder() if hasattr(network, "pose_head") else None
 
     def hybrid_forward(self, F, x):
         """Find faces in a batch.
@@ -123,21 +162,7 @@ class FaceDetector(ZooBlock):
             number = F.contrib.arange_like(scores, axis=1).reshape((1, -1, 1))
             side = F.slice_axis(anchors, axis=-1, begin=2, end=3) - F.slice_axis(anchors, axis=-1, begin=0, end=1)
             columns += [F.broadcast_like(number, scores), F.broadcast_like(side, scores)]
-        rows = F.concat(*columns, dim=-1)
-        # A threshold of 1 keeps all boxes, but sorts them and drops those of low score as any other does.
-        rows = F.contrib.box_nms(
-            rows,
-            overlap_thresh=self.nms_thresh if 0 < self.nms_thresh < 1 else 1,
-            topk=self.nms_topk,
-            valid_thresh=self.score_thresh,
-            id_index=0,
-            score_index=1,
-            coord_start=2,
-            force_suppress=True,
-        )
-        if self.post_nms > 0:
-            # slice, unlike slice_axis, allows fewer rows than asked for.
-            rows = F.slice(rows, begin=(None, 0, None), end=(None, self.post_nms, None))
+        rows = self._suppress(F, F.concat(*columns, dim=-1))
         cuts = (0, 1, 2, 6, 6 + 2 * self.num_points)
         found = tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
         if self.decode_pose is None:

@@ -18,9 +18,8 @@ from ..errors import InputError
 from ..faces import SCHEMES
 from ..facts import ModelFacts
 from ..geometry import HEATMAP_TEMPLATE
-from ..nn.heatmap import HeatmapDecoder
 from .backbone import Features
-from .block import ZooBlock
+from .block import ReadsHeatmaps
 
 nn = mx.gluon.nn
 
@@ -104,7 +103,7 @@ class HeatmapNetwork(nn.HybridBlock):
         return self.head(self.upscaling(self.stem(self.features(x))))
 
 
-class LandmarkNet(ZooBlock):
+class LandmarkNet(ReadsHeatmaps):
     """Network and decoder in one graph.
 
     Parameters
@@ -139,20 +138,7 @@ class LandmarkNet(ZooBlock):
     def set_decoder(self, method: str) -> None:
         """Choose how points are read off heatmaps, see :func:`gluonface.decode.decode_heatmaps`."""
         side = self.facts.size // self.stride
-        with self.name_scope():
-            self.decoder = HeatmapDecoder((side, side), method)
-        self._place_decoder()
-        self._clear_cached_op()
-
-    def _place_decoder(self) -> None:
-        """Put the decoder's constants where the network is; before it is anywhere, ``initialize()`` does."""
-        placed = [p.list_ctx() for p in self.network.collect_params().values() if p._data is not None]
-        constants = self.decoder.collect_params()
-        for constant in constants.values() if placed else ():
-            if constant._data is None:
-                constant.initialize(ctx=placed[0])
-            else:
-                constant.reset_ctx(placed[0])
+        self._set_decoder((side, side), method)
 
     def hybrid_forward(self, F, x):
         """Crops (B, 3, size, size), RGB, normalised as ``net.facts`` says, to landmarks (B, K, 2) in their pixels and
@@ -160,17 +146,6 @@ class LandmarkNet(ZooBlock):
         """
         points, scores = self.decoder(self.network(x))
         return points * self.stride, scores
-
-    def _collect_params_with_prefix(self, prefix=""):
-        # What is saved, loaded and trained: weights do not depend on how points are read off the maps.
-        own = super()._collect_params_with_prefix(prefix)
-        start = f"{prefix}.decoder." if prefix else "decoder."
-        return {name: parameter for name, parameter in own.items() if not name.startswith(start)}
-
-    def load_parameters(self, filename, ctx=None, **options):
-        """As `ZooBlock` does; the decoder's constants go where the weights go."""
-        super().load_parameters(filename, ctx, **options)
-        self._place_decoder()
 
 
 # ---- variants --------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def faces_out(F, points, boxes, scores, num_points: int, nms_thresh: float, post
     num_points : int
         K.
     nms_thresh, post_nms
-        See :meth:`KeypointDetector.set_nms`.
+        See :meth:`MapDetector.set_nms`.
 
     Returns
     -------
@@ -67,43 +67,39 @@ def faces_out(F, points, boxes, scores, num_points: int, nms_thresh: float, post
     return tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
 
 
-class KeypointDetector(PartlyUsed, ZooBlock):
-    """Network, proposals, points, boxes and non-maximum suppression in one graph; outputs as GluonCV's detectors give
-    them.
+class MapDetector(PartlyUsed, ZooBlock):
+    """What detectors of points have in common: a network of maps and the settings of the search in them.
 
     Parameters
     ----------
     network : HybridBlock
-        Images (B, 3, H, W) to a scale map (B, 60, h, w) and maps from which its ``reader`` finds points in squares, see
-        `gluonface.model_zoo.kpnet.KPNetNetwork`.
     facts : ModelFacts
         Preprocessing and terms; ``net.facts``.
     num_points : int
         K.
-    boxes : str
-        One of `BOXES`.
-    box_style : str
-        One of `gluonface.box_mapping.BOX_STYLES`.
+    search : HybridBlock
+        What looks for faces in the maps: it has a ``count`` of faces to look at and a ``score_thresh``.
     box_mapping : BoxMapping, optional
         By default that of `gluonface.box_mapping.default_box_mapping`; weights bring their own.
-    beta : float
-        Of the softmax whose peaks count in the score.
+    box_style : str
+        One of `gluonface.box_mapping.BOX_STYLES`.
     nms_thresh, nms_topk, post_nms, score_thresh
         See :meth:`set_nms`.
     """
 
     classes = ("face",)
+    #: What both sides of a canvas are padded to a multiple of.
+    stride = KPNET_SCALES.stride
 
     def __init__(
         self,
         network,
         facts: ModelFacts,
         *,
-        num_points: int = 5,
-        boxes: str = "points",
-        box_style: str = "corpus",
+        num_points: int,
+        search,
         box_mapping: BoxMapping | None = None,
-        beta: float = 1.0,
+        box_style: str = "corpus",
         nms_thresh: float = 0.6,
         nms_topk: int = 100,
         post_nms: int = 100,
@@ -111,34 +107,29 @@ class KeypointDetector(PartlyUsed, ZooBlock):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.facts, self.num_points, self.boxes = facts, num_points, boxes
+        self.facts, self.num_points = facts, num_points
         with self.name_scope():
             self.network = network
-            self.proposals = ScaleProposals(KPNET_SCALES)
-            self.points = PointsInSquares()
-            # The scale proposals alone are scored alone; features have no peaks.
-            self.peaks, self.score = None, FaceScore()
-            if boxes == "points" and network.response_head is not None:
-                self.peaks = PointPeaks(SCORE_POINTS[num_points], beta=beta)
+            self.search = search
             self.box_mapping = BoxesFromPoints(box_mapping or default_box_mapping(num_points), box_style)
         self.set_nms(nms_thresh, nms_topk, post_nms, score_thresh)
 
     def set_nms(
         self, nms_thresh: float = 0.6, nms_topk: int = 100, post_nms: int = 100, score_thresh: float = 0.05
     ) -> None:
-        """Set proposals and non-maximum suppression.
+        """Set how many faces are looked at, and non-maximum suppression.
 
         Parameters
         ----------
         nms_thresh : float
             Faces overlapping a better one by more than this IoU are dropped; 0 or less, or 1 or more, keeps all.
         nms_topk : int
-            P, proposals looked at, best first; from 1 to the number of cells, H / 2 * W / 2.
+            P, faces looked at, best first; from 1 to the number of cells, H / 2 * W / 2.
         post_nms : int
             Faces given out at most; -1 for all.
         score_thresh : float
-            Proposals of a lower probability are dropped before all else. It is the scale map's; scores are means of it
-            and of what the points say.
+            What is less probable is dropped before all else: a proposal of the scale map, or with tags a nose. Scores
+            are means of that and of what the points say.
 
         Raises
         ------
@@ -146,12 +137,12 @@ class KeypointDetector(PartlyUsed, ZooBlock):
             nms_topk is below 1.
         """
         if nms_topk < 1:
-            raise InputError(f"expected nms_topk, the number of proposals, to be at least 1, got {nms_topk}")
+            raise InputError(f"expected nms_topk, the number of faces looked at, to be at least 1, got {nms_topk}")
         self.nms_thresh, self.nms_topk = nms_thresh, nms_topk
         self.post_nms, self.score_thresh = post_nms, score_thresh
-        self.proposals.count, self.proposals.score_thresh = nms_topk, score_thresh
+        self.search.count, self.search.score_thresh = nms_topk, score_thresh
         # These numbers are part of the graph.
-        self.proposals._clear_cached_op()
+        self.search._clear_cached_op()
         self._clear_cached_op()
 
     def set_box_mapping(self, mapping: BoxMapping) -> None:
@@ -162,6 +153,46 @@ class KeypointDetector(PartlyUsed, ZooBlock):
         """Choose what boxes are, see `gluonface.box_mapping.BOX_STYLES`."""
         self.box_mapping.set_style(style)
         self._clear_cached_op()
+
+
+class KeypointDetector(MapDetector):
+    """Network, proposals, points, boxes and non-maximum suppression in one graph; outputs as GluonCV's detectors give
+    them.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        Images (B, 3, H, W) to a scale map (B, 60, h, w) and maps from which its ``reader`` finds points in squares, see
+        `gluonface.model_zoo.kpnet.KPNetNetwork`.
+    facts : ModelFacts
+    num_points : int
+        K.
+    boxes : str
+        One of `BOXES`.
+    beta : float
+        Of the softmax whose peaks count in the score.
+    **options
+        See `MapDetector`.
+    """
+
+    def __init__(
+        self,
+        network,
+        facts: ModelFacts,
+        *,
+        num_points: int = 5,
+        boxes: str = "points",
+        beta: float = 1.0,
+        **options,
+    ):
+        super().__init__(network, facts, num_points=num_points, search=ScaleProposals(KPNET_SCALES), **options)
+        self.boxes = boxes
+        with self.name_scope():
+            self.points = PointsInSquares()
+            # The scale proposals alone are scored alone; features have no peaks.
+            self.peaks, self.score = None, FaceScore()
+            if boxes == "points" and network.response_head is not None:
+                self.peaks = PointPeaks(SCORE_POINTS[num_points], beta=beta)
 
     def find_points(self, maps, squares, probabilities):
         """Points and scores of faces in squares: the proposals', or labelled ones (Table 3, "GT box").
@@ -198,12 +229,12 @@ class KeypointDetector(PartlyUsed, ZooBlock):
             Best first, in input pixels, padded with -1.
         """
         scale_map, maps = self.network(x)
-        squares, probabilities = self.proposals(scale_map)
+        squares, probabilities = self.search(scale_map)
         points, boxes, scores = self.find_points(maps, squares, probabilities)
         return faces_out(F, points, boxes, scores, self.num_points, self.nms_thresh, self.post_nms)
 
 
-class TagDetector(PartlyUsed, ZooBlock):
+class TagDetector(MapDetector):
     """Network, grouping by tags, boxes and non-maximum suppression in one graph: associative embedding, with the boxes
     and outputs of `KeypointDetector`.
 
@@ -214,50 +245,16 @@ class TagDetector(PartlyUsed, ZooBlock):
     facts : ModelFacts
     num_points : int
         K.
-    box_style : str
-        One of `gluonface.box_mapping.BOX_STYLES`.
-    nms_thresh, nms_topk, post_nms, score_thresh
-        See :meth:`set_nms`.
+    **options
+        See `MapDetector`.
     """
 
-    classes = ("face",)
-
-    def __init__(
-        self,
-        network,
-        facts: ModelFacts,
-        *,
-        num_points: int = 5,
-        box_style: str = "corpus",
-        nms_thresh: float = 0.6,
-        nms_topk: int = 100,
-        post_nms: int = 100,
-        score_thresh: float = 0.05,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.facts, self.num_points = facts, num_points
-        with self.name_scope():
-            self.network = network
-            self.groups = TagGroups(num_points, root=SCORE_POINTS[num_points][2])
-            self.box_mapping = BoxesFromPoints(default_box_mapping(num_points), box_style)
-        self.set_nms(nms_thresh, nms_topk, post_nms, score_thresh)
-
-    def set_nms(
-        self, nms_thresh: float = 0.6, nms_topk: int = 100, post_nms: int = 100, score_thresh: float = 0.05
-    ) -> None:
-        """As :meth:`KeypointDetector.set_nms`, with the nose's probability in the place of the proposal's."""
-        if nms_topk < 1:
-            raise InputError(f"expected nms_topk, the number of faces looked at, to be at least 1, got {nms_topk}")
-        self.nms_thresh, self.nms_topk = nms_thresh, nms_topk
-        self.post_nms, self.score_thresh = post_nms, score_thresh
-        self.groups.count, self.groups.score_thresh = nms_topk, score_thresh
-        # These numbers are part of the graph.
-        self.groups._clear_cached_op()
-        self._clear_cached_op()
+    def __init__(self, network, facts: ModelFacts, *, num_points: int = 5, **options):
+        search = TagGroups(num_points, root=SCORE_POINTS[num_points][2])
+        super().__init__(network, facts, num_points=num_points, search=search, **options)
 
     def hybrid_forward(self, F, x):
         """Images (B, 3, H, W) to faces, see `faces_out`."""
-        points, scores = self.groups(*self.network(x))
+        points, scores = self.search(*self.network(x))
         boxes = self.box_mapping(points)
         return faces_out(F, points, boxes, scores, self.num_points, self.nms_thresh, self.post_nms)

@@ -229,7 +229,7 @@ def kpnet(
     beta : float
         What the response map is multiplied with before the softmax.
     **nms
-        See :meth:`KeypointDetector.set_nms`, with anchors :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
+        See :meth:`MapDetector.set_nms`, with anchors :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
 
     Returns
     -------

@@ -27,6 +27,7 @@ would have 0.31 M parameters, not the paper's 1.04.
 from __future__ import annotations
 
 from .._compat import mx
+from ..errors import InputError
 from ..nn.blocks import conv_block
 
 __all__ = ["DRNet", "HourglassLight"]
@@ -74,18 +75,27 @@ class Residual(nn.HybridBlock):
 
 
 class DRNet(nn.HybridBlock):
-    """De-redundancy net: images (B, 3, H, W) to (B, 32, ceil(H / 2), ceil(W / 2))."""
+    """De-redundancy net: images (B, 3, H, W) to (B, 32, ceil(H / 2), ceil(W / 2)).
+
+    Parameters
+    ----------
+    blocks : int
+        Residual blocks at stride 8, at least 1. The paper's net of 11 layers has 3; each adds two layers, and 32 pixels
+        to the side of what a cell sees.
+    """
 
     channels = 32
 
-    def __init__(self, **kwargs):
+    def __init__(self, blocks: int = 3, **kwargs):
+        if blocks < 1:
+            raise InputError(f"expected blocks, the residual blocks at stride 8, to be at least 1, got {blocks}")
         super().__init__(**kwargs)
         with self.name_scope():
             self.first = conv_block(48, 3, in_channels=3, stride=2)
             self.pool = _pool()
             self.fine = Residual(64, 48)
             self.coarse = nn.HybridSequential()
-            self.coarse.add(Residual(128, 64, stride=2), Residual(128, 128), Residual(128, 128))
+            self.coarse.add(Residual(128, 64, stride=2), *(Residual(128, 128) for _ in range(blocks - 1)))
             self.merged = conv_block(48, 3, in_channels=128 + 64)
             self.last = conv_block(self.channels, 3, in_channels=48)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .._compat import mx
 from ..errors import InputError, ModelNotFoundError
 from ..facts import ModelFacts
-from . import heatmap, mos, retinaface, store, weights
+from . import heatmap, kpnet, maskface, mos, retinaface, store, weights
 
 __all__ = ["DEFAULT_DETECTOR", "get_model", "list_models", "model_facts"]
 
@@ -62,6 +62,20 @@ _SYSTEMS = {
         mos.figures,
         mos.mos,
         options=(*_NMS, "head", "deformable"),
+    ),
+    "kpnet": System(
+        "detection",
+        kpnet.MODELS,
+        kpnet.figures,
+        kpnet.kpnet,
+        options=(*_NMS, "head", "num_points", "reader", "boxes", "box_style", "beta"),
+    ),
+    "maskface": System(
+        "detection",
+        maskface.MODELS,
+        maskface.figures,
+        maskface.maskface,
+        options=(*_NMS, "channels", "num_points", "k0", "keypoints", "frozen", "decoder"),
     ),
     "heatmap": System(
         "landmarks",
@@ -160,6 +174,14 @@ def get_model(
     score_thresh: float | None = None,
     head: str | None = None,
     deformable: bool | None = None,
+    reader: str | None = None,
+    boxes: str | None = None,
+    box_style: str | None = None,
+    beta: float | None = None,
+    channels: int | None = None,
+    k0: float | None = None,
+    keypoints: bool | None = None,
+    frozen: bool | None = None,
     filters: int | None = None,
     stem: int | None = None,
     num_points: int | None = None,
@@ -186,12 +208,16 @@ def get_model(
         Of a detector, see :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
     head, deformable
         Of a MOS net, see :func:`gluonface.model_zoo.mos.mos`.
+    head, num_points, reader, boxes, box_style, beta
+        Of KPNet, see :func:`gluonface.model_zoo.kpnet.kpnet`.
+    channels, num_points, k0, keypoints, frozen, decoder
+        Of MaskFace, see :func:`gluonface.model_zoo.maskface.maskface`.
     filters, stem, num_points, decoder, size
         Of a landmark net, see :func:`gluonface.model_zoo.heatmap.heatmap`.
 
     Returns
     -------
-    FaceDetector or LandmarkNet
+    FaceDetector, KeypointDetector, TagDetector, MaskFaceDetector or LandmarkNet
         With parameters if ``pretrained``; otherwise call ``net.initialize()``, which keeps a pretrained backbone.
 
     Raises
@@ -210,6 +236,14 @@ def get_model(
         "score_thresh": score_thresh,
         "head": head,
         "deformable": deformable,
+        "reader": reader,
+        "boxes": boxes,
+        "box_style": box_style,
+        "beta": beta,
+        "channels": channels,
+        "k0": k0,
+        "keypoints": keypoints,
+        "frozen": frozen,
         "filters": filters,
         "stem": stem,
         "num_points": num_points,

@@ -35,8 +35,37 @@ class AnchorHead(nn.HybridBlock):
 
     def hybrid_forward(self, F, *maps):
         """Levels (B, C, h, w), finest first, to (B, N, width) in the order of :func:`gluonface.decode.anchors_for`."""
-        rows = [conv(m).transpose((0, 2, 3, 1)).reshape((0, -1, self.width)) for conv, m in zip(self.convs, maps)]
-        return F.concat(*rows, dim=1)
+        return _anchor_rows(F, (conv(m) for conv, m in zip(self.convs, maps)), self.width)
+
+
+class SharedAnchorHead(nn.HybridBlock):
+    """One 1x1 convolution for all pyramid levels, else as `AnchorHead`.
+
+    Parameters
+    ----------
+    width, per_cell, in_channels : int
+    bias : Initializer, optional
+        Of the biases; zeros by default.
+    """
+
+    def __init__(self, width: int, per_cell: int, in_channels: int, bias=None, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.channels = width, per_cell * width
+        with self.name_scope():
+            # A block called for each level would give the graph several nodes of one name.
+            shape = (self.channels, in_channels, 1, 1)
+            self.weight = self.params.get("weight", shape=shape, init=mx.init.Normal(0.01))
+            self.bias = self.params.get("bias", shape=(self.channels,), init=bias or "zeros")
+
+    def hybrid_forward(self, F, *maps, weight, bias):
+        """Levels (B, C, h, w), finest first, to (B, N, width)."""
+        found = (F.Convolution(m, weight, bias, kernel=(1, 1), num_filter=self.channels) for m in maps)
+        return _anchor_rows(F, found, self.width)
+
+
+def _anchor_rows(F, maps, width: int):
+    """Predictions (B, A * width, h, w) of each level to (B, N, width)."""
+    return F.concat(*(m.transpose((0, 2, 3, 1)).reshape((0, -1, width)) for m in maps), dim=1)
 
 
 class CellFeatures(nn.HybridBlock):

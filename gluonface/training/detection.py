@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
-from ..data.base import FaceSample
+from ..data.base import FaceSample, label_points_only
+from ..data.facejsonl import FaceJsonLines
 from ..data.store import SampleStore
 from ..data.transforms.colour import Degrade
 from ..data.transforms.presets.retinaface import RetinaFaceSamples, RetinaFaceTrainTransform
-from ..errors import InputError
+from ..errors import DataError, InputError
 from ..metrics.scoring import evaluate_detections
 from ..model_zoo import list_models, model_facts
 from ..model_zoo.weights import find_weights
@@ -23,11 +25,13 @@ from .inputs import source_weights
 __all__ = [
     "NormalisedBatches",
     "add_anchor_arguments",
+    "add_points_arguments",
     "add_size_arguments",
     "add_view_arguments",
     "anchor_targets",
     "detection_validator",
     "load_start",
+    "training_samples",
     "training_views",
 ]
 
@@ -36,6 +40,39 @@ def add_size_arguments(group) -> None:
     """``--data-shape`` and ``--val-size``."""
     group.add_argument("--data-shape", type=int, default=640, help="side of the training crops in pixels")
     group.add_argument("--val-size", type=int, default=640, help="long side of the validation photos in pixels")
+
+
+def add_points_arguments(group) -> None:
+    """The flags of `training_samples` about photos that are not labelled completely."""
+    group.add_argument(
+        "--train-points",
+        nargs="+",
+        metavar="JSONL",
+        help="photos of which one face each is labelled: they do not train where faces are",
+    )
+    group.add_argument("--points-sources", nargs="+", metavar="NAME", help="take these sources of --train-points only")
+
+
+def training_samples(args: argparse.Namespace) -> tuple[list[FaceSample], list[FaceSample]]:
+    """Photos to learn from: those labelled completely, and those of `label_points_only`.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, or no photo is of a source that was asked for.
+    """
+    complete = FaceJsonLines(args.train, args.images, args.sources).samples
+    partial = []
+    for path in args.train_points or ():
+        # Annotations that lie somewhere else have their photos beside them.
+        images = args.images if Path(path).parent.samefile(Path(args.train).parent) else None
+        partial += FaceJsonLines(path, images).samples
+    if args.train_points and args.points_sources:
+        missing = sorted(set(args.points_sources) - {sample.source for sample in partial})
+        if missing:
+            raise DataError(f"--points-sources: no photo of --train-points has the source {', '.join(missing)}")
+        partial = [sample for sample in partial if sample.source in args.points_sources]
+    return complete, list(map(label_points_only, partial))
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:

@@ -57,12 +57,17 @@ def lively():
     import gluonface
     from gluonface._compat import mx
 
+    # Of what heads predict, in the order of a network's outputs.
+    spreads = {"cls_head": 3, "box_head": 0.3, "landmark_head": 0.5, "scale_head": 2, "response_head": 3, "tag_head": 2}
+
     def build(name: str, size_hw: tuple[int, int], **options):
         net, rng = gluonface.get_model(name, **options), np.random.default_rng(0)
         net.initialize(mx.init.Zero())
         image = mx.nd.array(rng.normal(0, 1, (1, 3, *size_hw)))
         net.network(image)
         for key, parameter in net.collect_params().items():
+            if key.endswith(("_frame", "_weights")):  # a box mapping: numbers of which some belong together
+                continue
             value = rng.normal(0, 0.1, parameter.shape)
             if key.endswith("weight"):
                 fan_in = max(1, np.prod(parameter.shape[1:]))
@@ -71,10 +76,33 @@ def lively():
             elif key.endswith(("gamma", "running_var")):
                 value = 1 + value
             parameter.set_data(mx.nd.array(value))
-        parts = (net.network.cls_head, net.network.box_head, net.network.landmark_head)
-        for part, found, spread in zip(parts, net.network(image), (3, 0.3, 0.5)):
-            for conv in part.convs:
+        parts = [(getattr(net.network, name, None), spread) for name, spread in spreads.items()]
+        for (part, spread), found in zip(((part, spread) for part, spread in parts if part), net.network(image)):
+            for conv in getattr(part, "convs", [part]):
                 conv.weight.set_data(conv.weight.data() * (spread / found.asnumpy().std()))
+        if hasattr(net.network, "scale_head"):
+            # The best of 60 bins is then as often a face as not.
+            net.network.scale_head.bias.set_data(net.network.scale_head.bias.data() - 5)
         return net
 
     return build
+
+
+@pytest.fixture
+def small_kpnet(lively, monkeypatch):
+    """A function that builds a KPNet for a size of the input and with options, lively, on a backbone of one layer that
+    compiles in a second.
+    """
+    from gluonface._compat import mx
+    from gluonface.model_zoo import kpnet
+
+    class Backbone(mx.gluon.nn.HybridSequential):
+        channels = 8
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.add(mx.gluon.nn.Conv2D(8, 7, 2, padding=3, in_channels=3, activation="relu"))
+
+    monkeypatch.setitem(kpnet.VARIANTS, "drnet", kpnet.Variant(Backbone, params=0, gf=0.0))
+    return lambda size_hw, **options: lively("kpnet_drnet_widerface", size_hw, **options)

@@ -260,6 +260,21 @@ def test_the_pose_is_printed_where_the_net_gives_it(toy, detect, photo, tmp_path
         assert set(ours) == set(theirs) and ours["pose"] == theirs["pose"]
 
 
+def test_dense_points_of_a_detector_are_printed_with_the_five(small_kpnet, detect, photo, tmp_path):
+    from gluonface.deploy.build import compile_model
+
+    size, image = (96, 128), photo(97, 128)
+    net = small_kpnet(size, num_points=19)
+    compile_model(net, tmp_path / "net", sizes=[size], records=None)
+    file = write_ppm(tmp_path / "a.ppm", image)
+    (line,) = lines(detect, tmp_path / "net", "--score", "0.1", file)
+    expected = runtime.load(tmp_path / "net", score_thresh=0.1)(image).to_dict(str(file), net.facts.name)
+    assert len(expected["faces"]) > 2
+    assert_same_faces(line, expected, 1e-3)
+    face = line["faces"][0]
+    assert len(face["landmarks5"]) == 5 and len(face["landmarks"]) == 19
+
+
 def test_a_net_with_large_batches_only_takes_few_and_many_faces(toy, detect, toys, photo, tmp_path):
     for batch in (2, 5):
         toy.write(tmp_path / f"{batch}", "landmarks", [(batch, (64, 64))])
@@ -338,6 +353,8 @@ def test_wrong_arguments_are_told_with_status_2(detect, toys, arguments, said):
         ("score_thresh 0.5", "score_thresh 0.5\nscore_thresh 0.5", "the key once"),
         ("size 640", "", "the manifest is damaged"),
         ("model toy_detection", "model toy_detection\nsecret 1", "expected a known key"),
+        ("score_thresh 0.5", "score_thresh 0.5\npoints 19", "expected five times five, with points"),
+        ("score_thresh 0.5", "score_thresh 0.5\npoints 19" + "\nfive 19" * 5, "expected indices of points in five"),
     ],
 )
 def test_an_artefact_that_is_wrong_is_told_with_status_2(detect, toys, tmp_path, photo, old, new, said):

@@ -1001,6 +1001,32 @@ def test_a_net_with_pose_is_the_same_raw_and_whole(tmp_path, lively, options):
             np.testing.assert_allclose(found, array, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("options", "raw"),
+    [
+        ({}, ["scale_map", "maps"]),
+        ({"reader": "argmax", "num_points": 19}, ["scale_map", "maps"]),
+        ({"reader": "regression", "box_style": "square"}, ["scale_map", "maps"]),
+        ({"head": "tags"}, ["heatmaps", "tags"]),
+        ({"head": "anchors"}, ["cls_preds", "box_preds", "landmark_preds"]),
+    ],
+    ids=str,
+)
+def test_a_net_that_finds_faces_by_points_is_the_same_raw_and_whole(tmp_path, small_kpnet, options, raw):
+    net = small_kpnet((64, 96), **options)
+    data = np.random.default_rng(1).normal(size=(2, 3, 64, 96)).astype(np.float32)
+    for whole, names in ((False, raw), (True, ["ids", "scores", "bboxes", "landmarks"])):
+        path = export_onnx(net, tmp_path / "net.onnx", size=(64, 96), batch=2, whole=whole)
+        model = onnx.load(path)
+        assert [output.name for output in model.graph.output] == names
+        props = {entry.key: entry.value for entry in model.metadata_props}
+        assert props["scheme"] == str(options.get("num_points", 5))
+        expected = [array.asnumpy() for array in (net if whole else net.network)(mx.nd.array(data))]
+        assert not whole or (expected[0] >= 0).sum() > 5
+        for found, array in zip(run_onnx(model, {"data": data}), expected, strict=True):
+            np.testing.assert_allclose(found, array, rtol=0, atol=1e-3)
+
+
 def test_a_file_says_what_it_is(tmp_path):
     net = trained(TRAINED[0])
     path = export_onnx(TRAINED[0], tmp_path / "net.onnx", size=64, whole=False)

@@ -273,7 +273,7 @@ def test_a_few_steps_learn_a_face_and_its_points(reader):
     assert loss.asscalar() < 5
     with mx.autograd.record():  # with the statistics that BatchNorm learnt with
         scale_map, maps = net.network(x)
-    proposals, probabilities = net.proposals(scale_map)
+    proposals, probabilities = net.search(scale_map)
     assert probabilities.asnumpy()[0, 0] > 0.3
     found, _, _ = net.find_points(maps, proposals, probabilities)
     assert np.abs(found.asnumpy()[0, 0] - points[0]).max() < 3

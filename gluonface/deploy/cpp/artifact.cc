@@ -234,12 +234,13 @@ void check_sense(const std::string& where, const Manifest& manifest) {
     };
     require(!manifest.model.empty() && !manifest.task.empty() && !manifest.library.empty(), "model, task and library");
     require(!manifest.buckets.empty() && manifest.size > 0, "at least one bucket, and a size");
+    // A detector has them where its points are dense.
+    if (manifest.num_points > 0) require(manifest.five.size() == 5, "five times five, with points");
+    for (const auto& part : manifest.five) {
+        for (const int index : part) require(index < manifest.num_points, "indices of points in five");
+    }
     if (manifest.task == "landmarks") {
-        require(manifest.num_points > 0 && manifest.template_points.size() == 5 && manifest.five.size() == 5,
-                "points, a template of five points and five times five");
-        for (const auto& part : manifest.five) {
-            for (const int index : part) require(index < manifest.num_points, "indices of points in five");
-        }
+        require(manifest.num_points > 0 && manifest.template_points.size() == 5, "points, and a template of five points");
         for (const Bucket& bucket : manifest.buckets) {
             require(bucket.width == manifest.size && bucket.height == manifest.size, "crops of the size of the net");
         }

@@ -29,10 +29,10 @@ struct Manifest {
     std::vector<Bucket> buckets;
     int size = 0;             // long side in pixels that the net is meant for
     double score_thresh = 0;  // of a detector
-    // Of a landmark net: number of points, where the crop has the five points in shares of its side, and the points
-    // whose mean each of the five is.
-    int num_points = 0;
+    // Of a landmark net, where the crop has the five points in shares of its side.
     std::vector<Point> template_points;
+    // Of a landmark net, or a detector of dense points: their number, and those whose mean each of the five is.
+    int num_points = 0;
     std::vector<std::vector<int>> five;
     std::string sha256;  // of the library
     std::uint64_t bytes = 0;

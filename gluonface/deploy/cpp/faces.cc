@@ -53,6 +53,20 @@ std::vector<Point> five_to_align_by(const Face& face) {
     return five;
 }
 
+// The five points that dense ones stand for.
+std::vector<Point> five_of(const std::vector<Point>& landmarks, const Manifest& manifest) {
+    std::vector<Point> five;
+    for (const std::vector<int>& part : manifest.five) {
+        Point mean;
+        for (const int index : part) {
+            mean.x += landmarks[static_cast<std::size_t>(index)].x / static_cast<double>(part.size());
+            mean.y += landmarks[static_cast<std::size_t>(index)].y / static_cast<double>(part.size());
+        }
+        five.push_back(mean);
+    }
+    return five;
+}
+
 // The shortest decimal that is the same float32, without an exponent where that can be: 160.0, not 1.6e+02.
 std::string number(double value) {
     const auto single = static_cast<float>(value);
@@ -165,11 +179,16 @@ std::vector<Face> Detector::operator()(const Image& photo) {
         face.x2 = static_cast<float>(std::clamp(high.x, 0.0, 1.0 * photo.width));
         face.y2 = static_cast<float>(std::clamp(high.y, 0.0, 1.0 * photo.height));
         if (!(face.x2 > face.x1 && face.y2 > face.y1)) continue;
-        std::vector<Point>& points = num_points == 5 ? face.five : face.landmarks;
+        std::vector<Point> points;
         for (std::size_t k = 0; k < num_points; ++k) {
             const float* point = outputs[2].values.data() + (i * num_points + k) * 2;
-            points.push_back(rounded(box.to_photo({point[0], point[1]})));
+            points.push_back(box.to_photo({point[0], point[1]}));
         }
+        if (num_points != 5 && num_points == static_cast<std::size_t>(network_.manifest().num_points)) {
+            for (const Point& point : five_of(points, network_.manifest())) face.five.push_back(rounded(point));
+        }
+        for (Point& point : points) point = rounded(point);
+        (num_points == 5 ? face.five : face.landmarks) = std::move(points);
         if (has_pose) {
             // A letterbox shifts and scales: no angle changes.
             const float* angles = outputs[3].values.data() + 3 * i;
@@ -195,19 +214,6 @@ std::vector<Point> LandmarkNet::template_points() const {
         points.push_back({share.x * network_.manifest().size, share.y * network_.manifest().size});
     }
     return points;
-}
-
-std::vector<Point> LandmarkNet::five_of(const std::vector<Point>& landmarks) const {
-    std::vector<Point> five;
-    for (const std::vector<int>& part : network_.manifest().five) {
-        Point mean;
-        for (const int index : part) {
-            mean.x += landmarks[static_cast<std::size_t>(index)].x / static_cast<double>(part.size());
-            mean.y += landmarks[static_cast<std::size_t>(index)].y / static_cast<double>(part.size());
-        }
-        five.push_back(mean);
-    }
-    return five;
 }
 
 // How far off a crop by `five` is if the face is where `found` says, in shares of its side: the mean distance that the
@@ -271,7 +277,7 @@ void LandmarkNet::operator()(const Image& photo, std::vector<Face>& faces) {
     std::vector<std::size_t> again;
     std::vector<std::vector<Point>> better;
     for (std::size_t i = 0; i < faces.size(); ++i) {
-        std::vector<Point> found = five_of(landmarks[i]);
+        std::vector<Point> found = five_of(landmarks[i], network_.manifest());
         if (apart(found, 0.05) && offset(fives[i], found) > kRealignFrom) {
             again.push_back(i);
             better.push_back(std::move(found));

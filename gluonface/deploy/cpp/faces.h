@@ -21,6 +21,7 @@ struct Face {
     float x1 = 0, y1 = 0, x2 = 0, y2 = 0;
     float score = 0;
     // Left eye, right eye, nose, left and right mouth corner, left being the viewer's; empty where the net gives none.
+    // Of a detector of dense points, those that they stand for.
     std::vector<Point> five;
     std::vector<Point> landmarks;
     std::optional<Pose> pose;  // where the net gives it
@@ -55,7 +56,6 @@ public:
 private:
     std::vector<std::vector<Point>> find(const Image& photo, const std::vector<std::vector<Point>>& fives);
     std::vector<Point> template_points() const;
-    std::vector<Point> five_of(const std::vector<Point>& landmarks) const;
     double offset(const std::vector<Point>& five, const std::vector<Point>& found) const;
 
     Network network_;

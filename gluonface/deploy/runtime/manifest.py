@@ -189,8 +189,8 @@ class Manifest:
 
         Keys: format, model, task, architecture, features (flags that the code needs), library (name, bytes, SHA-256),
         size, bucket (function, batch, height, width; one line each); of a detector score_thresh; of a landmark net
-        scheme, points (their number), template (five x, y in shares of the crop's side) and five lines five (indices of
-        the points whose mean is that one).
+        template (five x, y in shares of the crop's side); of both, where there are dense points, scheme, points (their
+        number) and five lines five (indices of the points whose mean is that one).
         """
         library = self.files[LIBRARY]
         lines = [
@@ -207,9 +207,11 @@ class Manifest:
         if self.task == "detection":
             lines.append(f"score_thresh {float(self.facts.score_thresh)!r}")
         else:
-            scheme = SCHEMES[self.facts.scheme]
             template = [repr(float(value)) for point in self.facts.template for value in point]
-            lines += [f"scheme {scheme.name}", f"points {scheme.num_points}", f"template {' '.join(template)}"]
+            lines.append(f"template {' '.join(template)}")
+        if self.facts.scheme is not None:
+            scheme = SCHEMES[self.facts.scheme]
+            lines += [f"scheme {scheme.name}", f"points {scheme.num_points}"]
             lines += [f"five {' '.join(map(str, part))}" for part in scheme.five]
         return "\n".join(lines) + "\n"
 
@@ -261,10 +263,10 @@ class Manifest:
         names = [output.name for output in self.outputs]
         if names[:2] != (["scores", "bboxes"] if self.task == "detection" else ["landmarks", "scores"]):
             check.wrong("outputs", "scores, bboxes, ... of a detector; landmarks, scores of a landmark net", names)
+        if self.facts.scheme not in SCHEMES and (self.task == "landmarks" or self.facts.scheme is not None):
+            check.wrong("facts.scheme", f"one of {', '.join(SCHEMES)}", self.facts.scheme)
         if self.task == "landmarks":
             size = self.facts.size
-            if self.facts.scheme not in SCHEMES:
-                check.wrong("facts.scheme", f"one of {', '.join(SCHEMES)}", self.facts.scheme)
             if self.facts.template is None:
                 check.wrong("facts.template", "five points (x, y)", None)
             if any(b.size_hw != (size, size) for b in self.buckets):

@@ -1,0 +1,245 @@
+r"""Train KPNet: faces found from their points, in about a million parameters.
+
+The paper's recipe (section "Implementation details"), WIDER FACE: photos at a long side of 256, no augmentation, random
+weights, SGD, batch 128 on 4 GPUs, 150,000 updates (at 100 an epoch 1,500 epochs): 1e-5 -> 1e-2 over the first third,
+1e-3 in the last:
+
+    python train/prepare_widerface.py ~/WIDER --labels ~/retinaface_gt --out data
+    python train/train_kpnet.py --model kpnet_drnet_widerface --whole-photos --train data/widerface_train.jsonl \
+        --val data/widerface_val.jsonl --images ~/WIDER --gpus 0,1,2,3
+
+With fewer devices ``--batch-size 16 --accumulate 8`` are 128, too. Momentum and weight decay the paper does not tell;
+they are .9 and 1e-4 here. Without --whole-photos, crops and colours are RetinaFace's; turned views (--rotate,
+--quarter-turns) are off, as for the paper's test on photos turned by 90 degrees.
+
+The weights that come with the package were trained on two CPU cores; the command, the hours it took and the figures it
+gave are in model_zoo/kpnet_drnet_fc26.md.
+
+The rows of the paper's ablations are flags: ``--reader argmax``, ``--reader regression`` (Table 2), ``--head anchors``,
+``--head tags`` (Table 6).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from gluonface._compat import mx
+from gluonface.box_mapping import BoxMapping
+from gluonface.data.facejsonl import FaceJsonLines
+from gluonface.data.store import SampleStore
+from gluonface.data.transforms.presets.kpnet import WholePhoto
+from gluonface.data.transforms.presets.retinaface import RetinaFaceSamples
+from gluonface.decode import SCALE_SIGMA
+from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
+from gluonface.errors import DataError, InputError
+from gluonface.loss import AnchorLoss, MapLoss, SquarePointsLoss, TagLoss
+from gluonface.model_zoo import get_model
+from gluonface.model_zoo.kpnet import HEADS, READERS
+from gluonface.targets import AnchorTargets, KPNetTargets, TagTargets
+from gluonface.training.detection import (
+    NormalisedBatches,
+    add_anchor_arguments,
+    add_points_arguments,
+    add_size_arguments,
+    add_view_arguments,
+    anchor_targets,
+    detection_validator,
+    load_start,
+    training_samples,
+    training_views,
+)
+from gluonface.training.inputs import add_data_arguments, batch_loader, image_preparer, source_weights
+
+PAPER = TrainConfig(
+    batch_size=128,
+    epochs=1500,
+    lr=1e-2,
+    lr_mode="step",
+    lr_decay_epoch=(1000,),
+    warmup_epochs=500.0,
+    warmup_lr=1e-5,
+    momentum=0.9,
+    wd=1e-4,
+    save_prefix="runs/kpnet",
+)
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="kpnet_drnet_widerface", help="name of the model to train")
+    model.add_argument("--head", choices=HEADS, default="keypoints", help="KPNet, or what it is compared with")
+    model.add_argument("--reader", choices=READERS, default="soft", help="how points are found in a proposal")
+    model.add_argument(
+        "--box-mapping", metavar="JSON", help="boxes from points as train/fit_box_mapping.py fitted them to data"
+    )
+    model.add_argument("--start", metavar="MODEL|PARAMS", help="start from a model that has weights, or from a file")
+    data = parser.add_argument_group("data")
+    add_data_arguments(data, "AP")
+    add_points_arguments(data)
+    add_size_arguments(data)
+    data.add_argument(
+        "--whole-photos", action="store_true", help="the paper's views: each photo as it is, no augmentation"
+    )
+    add_view_arguments(parser)
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--scale-weight", type=float, default=1e4, help="of the scale map; of the heatmaps with tags")
+    loss.add_argument("--points-weight", type=float, default=1.0, help="of the points; of their tags with tags")
+    loss.add_argument(
+        "--sigma", type=float, default=SCALE_SIGMA, help="of the scale map's Gaussian, in its radii (eq. 3)"
+    )
+    loss.add_argument("--bin-sigma", type=float, default=0.0, help="of a Gaussian over sizes, in bins; 0: the one bin")
+    loss.add_argument(
+        "--per-face", type=int, default=1, help="jittered squares of each face in which points are learnt"
+    )
+    add_anchor_arguments(loss)
+    add_training_arguments(parser, PAPER)
+    parser.set_defaults(data_shape=256, val_size=256, min_face=4.0)
+    return parser.parse_args(argv)
+
+
+def build_net(args: argparse.Namespace):
+    """The net to train, initialised."""
+    net = get_model(args.model, head=args.head, reader=args.reader)
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    if args.start:
+        load_start(net, args.start)
+    if args.box_mapping:
+        net.set_box_mapping(read_box_mapping(args.box_mapping))
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    return net
+
+
+def read_box_mapping(path: str) -> BoxMapping:
+    """The mapping in a file of train/fit_box_mapping.py.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or holds something else.
+    """
+    try:
+        return BoxMapping.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, InputError) as error:
+        raise DataError(f"--box-mapping {path}: expected a file of train/fit_box_mapping.py ({error})") from error
+
+
+def make_views(args: argparse.Namespace, seed: int) -> RetinaFaceSamples:
+    """An epoch's views of the photos."""
+    complete, partial = training_samples(args)
+    samples = [*complete, *partial]
+    if not args.whole_photos:
+        return training_views(args, samples, seed)
+    transform = WholePhoto(size=args.data_shape, min_face=args.min_face)
+    weights = source_weights(args.source_weight)
+    return RetinaFaceSamples(SampleStore(samples, args.cache), transform, seed=seed, source_weights=weights)
+
+
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+
+class KeypointLosses:
+    """Scale map, points in squares, and the response map where points are read by argmax."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.by_argmax = args.reader == "argmax"
+        self.maps, self.points = MapLoss(args.scale_weight), SquarePointsLoss(args.points_weight)
+        for block in (self.maps, self.points):
+            block.hybridize(static_alloc=True)
+
+    def __call__(self, net, x, scale_targets, squares, place_targets, place_masks, *others):
+        """Parts of the loss, see `gluonface.engine.Engine`."""
+        *response_targets, normaliser = others
+        scale_map, maps = net.network(x)
+        parts = {"scale": self.maps(scale_map, scale_targets)}
+        if self.by_argmax:  # an argmax has no gradient: the map itself is learnt
+            return {**parts, "response": self.maps(maps, *response_targets)}
+        places = net.network.reader(maps, squares)
+        return {**parts, "points": self.points(places, place_targets, place_masks, normaliser)}
+
+
+class AnchorLosses:
+    """Class, box and points of anchors."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.loss = AnchorLoss(negatives_per_positive=args.hard_negatives, smooth_at=args.smooth_at)
+        self.loss.hybridize(static_alloc=True)
+
+    def __call__(self, net, x, *targets):
+        """Parts of the loss, see `gluonface.engine.Engine`."""
+        return dict(zip(("cls", "box", "landmark"), self.loss(*net.network(x), *targets)))
+
+
+class TagLosses:
+    """Heatmaps of the points, and their tags."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.maps, self.tags = MapLoss(args.scale_weight), TagLoss(args.points_weight, args.points_weight)
+        for block in (self.maps, self.tags):
+            block.hybridize(static_alloc=True)
+
+    def __call__(self, net, x, response_targets, cells, masks):
+        """Parts of the loss, see `gluonface.engine.Engine`."""
+        heatmaps, tags = net.network(x)
+        return {"response": self.maps(heatmaps, response_targets), "tags": self.tags(tags, cells, masks)}
+
+
+# ---- what they are means over, of a batch's arrays -------------------------------------------------------------------
+
+
+def squares_with_points(images, scale_targets, squares, place_targets, place_masks, *others) -> int:
+    return place_masks.any(axis=2).sum()
+
+
+def positive_anchors(images, cls_targets, *others) -> int:
+    return (cls_targets == 1).sum()
+
+
+def objective(args: argparse.Namespace, net):
+    """What a head learns: targets of a view, their loss, and what the loss is a mean over."""
+    if args.head == "anchors":
+        targets = anchor_targets(args, AnchorTargets, spec=net.spec)
+        return targets, AnchorLosses(args), (positive_anchors, positive_anchors)
+    size_hw = args.data_shape, args.data_shape
+    if args.head == "tags":
+        return TagTargets(size_hw, net.num_points), TagLosses(args), ()
+    targets = KPNetTargets(
+        size_hw,
+        net.num_points,
+        sigma=args.sigma,
+        bin_sigma=args.bin_sigma,
+        min_face=args.min_face,
+        per_face=args.per_face,
+        response_map=args.reader == "argmax",
+    )
+    return targets, KeypointLosses(args), (squares_with_points,)
+
+
+def main(argv=None) -> None:
+    """Train as the command line says."""
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = config_from_args(args)
+    seed_everything(config.seed)
+    net = build_net(args)
+    net.hybridize(static_alloc=True, static_shape=True)
+    targets, losses, counts = objective(args, net)
+    engine = Engine(
+        net,
+        losses,
+        config,
+        prepare=image_preparer(net.facts),
+        evaluate=detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size) if args.val else None,
+        best_key="ap50" if args.val else None,
+    )
+    with batch_loader(
+        make_views(args, config.seed), targets.encode_labels, config, args.worker_kind, engine.rank, engine.num_workers
+    ) as loader:
+        engine.fit(lambda epoch: NormalisedBatches(loader.epoch(epoch), *counts))
+
+
+if __name__ == "__main__":
+    main()
