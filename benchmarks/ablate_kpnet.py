@@ -43,11 +43,13 @@ from ablation import (
     measured_once,
     most_proposals,
     parse_with_passed_on,
+    runs_by_label,
     runs_in_words,
     runs_of,
     seconds_of,
     summary_of,
     train,
+    with_earlier,
 )
 from common import (
     describe_domain,
@@ -191,17 +193,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         train("train_kpnet.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
 
     measured, failures = make_runs(args, rows, train_row, test)
-    result = {
+    about = {
         "system": "kpnet",
         "dataset": args.dataset,
         "epochs": args.epochs,
-        "minutes": args.minutes,
-        "seeds": args.seeds,
         "size": args.size,
         "flags": [Path(word).name if Path(word).is_absolute() else word for word in args.flags],
         "domains": test.domains,
+    }
+    measured = with_earlier(args, about, measured)
+    rows = [row for row in ROWS if any(row.label == label for label, _ in measured)]
+    seeds = sorted({seed for _, seed in measured})
+    result = {
+        **about,
+        "minutes": args.minutes,
+        "seeds": seeds,
         "paper": "Song et al. 2020, Tables 1, 2, 3, 4 and 6: FDDB, AFLW",
-        "rows": summarise(rows, args.seeds, measured, args.epochs),
+        "rows": summarise(rows, seeds, measured, args.epochs),
+        "runs": runs_by_label(measured),
     }
     result = rounded({**result, **provenance(argv)})
     print("\n\n".join(describe(result)))

@@ -45,12 +45,14 @@ from ablation import (
     make_runs,
     measured_once,
     parse_with_passed_on,
+    runs_by_label,
     runs_in_words,
     runs_of,
     seconds_of,
     summary_of,
     train,
     whole,
+    with_earlier,
 )
 from common import (
     describe_domain,
@@ -141,19 +143,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         train("train_mos.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
 
     measured, failures = make_runs(args, rows, train_row, test)
-    result = {
+    about = {
         "system": "mos",
         "model": args.model,
         "start": args.start,
         "epochs": args.epochs,
-        "minutes": args.minutes,
-        "seeds": args.seeds,
+        "feedback": {"threshold": args.threshold, "mine_every": args.mine_every},
         "flags": [Path(word).name if Path(word).is_absolute() else word for word in args.flags],
         "domains": test.domains,
-        "paper": "Liu et al. 2021, Table 1: WIDER FACE validation (several scales, flip), AFLW2000",
-        "rows": summarise(rows, args.seeds, measured, args.epochs),
     }
-    result["pose_loss"] = pose_loss(rows, args.seeds, measured, args.epochs)
+    measured = with_earlier(args, about, measured)
+    rows = [row for row in ROWS if any(row.label == label for label, _ in measured)]
+    seeds = sorted({seed for _, seed in measured})
+    result = {
+        **about,
+        "minutes": args.minutes,
+        "seeds": seeds,
+        "paper": "Liu et al. 2021, Table 1: WIDER FACE validation (several scales, flip), AFLW2000",
+        "rows": summarise(rows, seeds, measured, args.epochs),
+        "runs": runs_by_label(measured),
+    }
+    result["pose_loss"] = pose_loss(rows, seeds, measured, args.epochs)
     result = rounded({**result, **provenance(argv)})
     print("\n\n".join(describe(result)))
     if args.json:

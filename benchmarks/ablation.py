@@ -42,6 +42,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, epochs: int = 6, minut
     parser.add_argument("--hours", type=float, default=0, help="start no new run after so many (default: no limit)")
     parser.add_argument("--collect", action="store_true", help="train nothing: tabulate the runs that are there")
     parser.add_argument("--json", metavar="OUT", help="write the result")
+    parser.add_argument(
+        "--add", action="store_true", help="to the result that --json names: runs not made here are taken from it"
+    )
     parser.add_argument("--picture", metavar="PNG", help="draw it")
 
 
@@ -49,6 +52,8 @@ def check_run_arguments(parser: argparse.ArgumentParser, args: argparse.Namespac
     """Refuse runs that are none."""
     if args.epochs < 1 or not args.minutes > 0:
         parser.error("--epochs is at least 1, --minutes above 0")
+    if args.add and not args.json:
+        parser.error("--add goes with --json")
 
 
 def parse_with_passed_on(
@@ -159,6 +164,39 @@ def make_runs(
     if not measured:
         raise DataError("; ".join(failures) or f"{args.out}: no run has ended an epoch yet")
     return measured, failures
+
+
+def with_earlier(args: argparse.Namespace, about: dict, measured: Measured) -> Measured:
+    """With ``--add``, the runs measured here and those of the result at ``--json`` that are not among them.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    about : dict
+        Keys of the result that must be the same: of other data or flags runs are not comparable.
+    measured : dict of (label, seed) to dict
+
+    Raises
+    ------
+    DataError
+        That result is about something else.
+    """
+    if not args.add or not Path(args.json).is_file():
+        return measured
+    earlier = read_result(args.json)
+    other = sorted(key for key, value in about.items() if earlier.get(key) != value)
+    if other or "runs" not in earlier:
+        raise DataError(f"{args.json}: --add cannot add to it, it differs in {', '.join(other) or 'having no runs'}")
+    kept = {(label, int(seed)): one for label, seeds in earlier["runs"].items() for seed, one in seeds.items()}
+    return {**kept, **measured}
+
+
+def runs_by_label(measured: Measured) -> dict[str, dict[str, dict]]:
+    """Figures of all runs, by label and seed, as a result keeps them for `with_earlier`."""
+    runs: dict[str, dict[str, dict]] = {}
+    for (label, seed), one in sorted(measured.items()):
+        runs.setdefault(label, {})[str(seed)] = one
+    return runs
 
 
 def measured_once(path: Path, about: dict, measure: Callable[[], dict]) -> dict:

@@ -19,6 +19,7 @@ Other sets than JSON lines: --format says how --data is read.
                       are comparable with the papers': average precision at 0.5, ap50
   malf                text of the form that gluonface.data.malf states
   fddb                the folder FDDB-folds, the rectangles round its ellipses (eval_fddb.py has the set's own protocol)
+--min-face 10 leaves out faces of less than 10 pixels at a long side of 640 (KPNet: 20 at 1280): ignore regions.
 --top 100 adds recall_top100, the recall of the 100 best detections of each photo (KPNet, Table 1).
 """
 
@@ -56,6 +57,7 @@ from detectors import (
 )
 
 from gluonface.data import FaceSample, read_afw, read_fddb, read_jsonl, read_malf, read_pascal_faces
+from gluonface.data.base import FaceLabels
 from gluonface.data.transforms.affine import Affine
 from gluonface.data.transforms.ops import QuarterTurn
 from gluonface.errors import DataError
@@ -73,6 +75,8 @@ from gluonface.metrics import (
 )
 from gluonface.metrics.scoring import SIZE_BINS
 
+#: Long side in pixels of the photo that --min-face speaks of.
+SMALL_AT = 640
 #: --format -> reader of photos and annotations.
 READERS = {"afw": read_afw, "fddb": read_fddb, "malf": read_malf, "pascal_faces": read_pascal_faces}
 
@@ -87,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = read_samples(args)
     turns = [turn(sample.size_hw, args.rotate) for sample in samples]
     labels = [sample.faces if plan is None else plan.labels(sample.faces) for sample, plan in zip(samples, turns)]
+    if args.min_face:
+        labels = [without_small(one, sample.size_hw, args.min_face) for one, sample in zip(labels, samples)]
     if args.detections:
         detections, name = read_detections(args.detections, samples)
     else:
@@ -145,6 +151,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--fit-boxes", action="store_true", help="one shift and stretch for all boxes, fitted to these labels, first"
     )
+    parser.add_argument(
+        "--min-face",
+        type=float,
+        default=0.0,
+        metavar="PX",
+        help="leave out faces smaller than this, in pixels of the photo at a long side of 640 (default: none)",
+    )
     parser.add_argument("--domain", metavar="TEXT", help="what the photos are, in words, to stand beside the figures")
     parser.add_argument("--json", metavar="OUT", help="write the result, with what comparing it takes")
     parser.add_argument("--plot", metavar="PNG", help="draw the precision-recall curve")
@@ -196,7 +209,14 @@ def settings(args: argparse.Namespace) -> dict:
 def domain(args: argparse.Namespace, samples: list[FaceSample], labels: list) -> str:
     faces = int(sum((~one.ignore).sum() for one in labels))
     words = args.domain or describe_domain(args.data, {s.source for s in samples if s.source}, len(samples), faces)
+    if args.min_face:
+        words += f", faces of at least {args.min_face:g} pixels at a long side of 640"
     return words + (f", turned by {args.rotate:g} degrees" if args.rotate else "")
+
+
+def without_small(labels: FaceLabels, size_hw: tuple[int, int], least: float) -> FaceLabels:
+    """Labels in which faces smaller than so many pixels, were the photo's long side 640, are ignore regions."""
+    return labels.with_(ignore=labels.ignore | (labels.face_sizes * SMALL_AT / max(size_hw) < least))
 
 
 def turn(size_hw: tuple[int, int], degrees: float) -> Affine | None:

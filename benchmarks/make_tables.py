@@ -17,6 +17,8 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   ablation         the result of ablate_heatmap.py
   ablation_mos     the result of ablate_mos.py
   ablation_kpnet   the result of ablate_kpnet.py
+  ablation_maskface  the result of ablate_maskface.py
+  face_time        every result of time_faces.py
   depth            the result of depth_resolution.py
   speed            every result of latency.py
   deploy           every result of deploy.py: compiled artefacts beside other engines
@@ -26,7 +28,7 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
 detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, pose/<model>-<what>.json,
 latency/<model>-<size>.json, memory/<model>.json, decode/*.json, ablation/*.json, deploy/<model>-<height>x<width>.json,
-pose/attention_<model>.json, latency/pose_<model>.json.
+pose/attention_<model>.json, latency/pose_<model>.json, latency/faces_<model>.json.
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ablate_kpnet
+import ablate_maskface
 import ablate_mos
 import attention_mos
 import depth_resolution
 import estimate_devices
+import time_faces
 import time_pose
 from ablation import in_words
 from common import ROOT, figure, looked_at, markdown_table, read_result, run
@@ -104,11 +108,13 @@ class Results:
     landmarks: list[dict]
     pose: list[dict]
     pose_time: list[dict]
+    face_time: list[dict]
     attention: list[dict]
     decode: list[dict]
     ablation: list[dict]
     ablation_mos: list[dict]
     ablation_kpnet: list[dict]
+    ablation_maskface: list[dict]
     depth: list[dict]
     latency: list[dict]
     memory: list[dict]
@@ -137,6 +143,18 @@ class Results:
             "ablation": ("model", "start", "rows", "seeds", "epochs", "data_shape", "domain", "train_sources"),
             "ablation_mos": ("model", "start", "rows", "seeds", "epochs", "minutes", "domains", "pose_loss"),
             "ablation_kpnet": ("dataset", "rows", "seeds", "epochs", "minutes", "size", "domains"),
+            "ablation_maskface": (
+                "model",
+                "start",
+                "rows",
+                "seeds",
+                "epochs",
+                "minutes",
+                "size",
+                "domains",
+                "channels",
+            ),
+            "face_time": ("model", "detector", "landmarks", "weights", "size_hw", "runs", "paper", "machine"),
             "depth": ("rows", "seeds", "epochs", "minutes", "sizes", "domain"),
             "latency": ("size", "machine", "runs"),
             "memory": ("model", "photos", "settled_after", "settled_mib", "growth_mib"),
@@ -185,6 +203,8 @@ _GUESTS = {
     "attention": ("pose", "attention_"),
     "ablation_mos": ("ablation", "mos"),
     "ablation_kpnet": ("ablation", "kpnet"),
+    "ablation_maskface": ("ablation", "maskface"),
+    "face_time": ("latency", "faces_"),
     "depth": ("ablation", "depth_resolution"),
 }
 
@@ -524,6 +544,14 @@ def ablation_kpnet_table(facts: list[ModelFacts], results: Results, path: Path) 
     return "\n\n".join(part for r in results.ablation_kpnet for part in ablate_kpnet.describe(r))
 
 
+def ablation_maskface_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(part for r in results.ablation_maskface for part in ablate_maskface.describe(r))
+
+
+def face_time_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(part for r in results.face_time for part in time_faces.describe(r))
+
+
 def depth_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     return "\n\n".join(part for r in results.depth for part in depth_resolution.describe(r))
 
@@ -753,6 +781,8 @@ _REGIONS = {
     "ablation": ablation_table,
     "ablation_mos": ablation_mos_table,
     "ablation_kpnet": ablation_kpnet_table,
+    "ablation_maskface": ablation_maskface_table,
+    "face_time": face_time_table,
     "depth": depth_table,
     "speed": speed_table,
     "deploy": deploy_table,

@@ -39,6 +39,7 @@ from .geometry import (
     warp_points,
 )
 from .image import MAX_PIXELS, load_image
+from .mesh import pose_from_mesh, topology_468
 
 __all__ = [
     "REALIGN_FROM",
@@ -110,8 +111,8 @@ def postprocess(
     Parameters
     ----------
     outputs : sequence of arrays
-        ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and, where the net has them, landmarks (B, n, 2K) and pose
-        (B, n, 3); canvas pixels and degrees, padded with -1.
+        ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and, where the net has them, landmarks (B, n, 2K), pose
+        (B, n, 3) and mesh (B, n, 3V); canvas pixels and degrees, padded with -1.
     boxes : sequence of Letterbox
         Where each photo lies on its canvas; less than B where the last canvases are there to fill up the batch.
     score_thresh : float
@@ -123,10 +124,14 @@ def postprocess(
     -------
     list of Faces
         Of each Letterbox, best first. Boxes are cut at the border of the photo, and those without area left out;
-        landmarks are not cut. Dense landmarks bring the five points along.
+        landmarks are not cut. Dense landmarks bring the five points along; a mesh of a kind that is known
+        (`gluonface.mesh.topology_468`) the pose, where the net gives none.
     """
     ids, scores, bboxes, *rest = outputs
-    points, pose = [*rest, None, None][:2]
+    points = rest.pop(0) if rest else None
+    # A mesh is wider than the three angles.
+    pose = rest.pop(0) if rest and rest[0].shape[-1] == 3 else None
+    mesh = rest.pop(0) if rest else None
     results = []
     for i, box in enumerate(boxes):
         in_photo = clip_boxes(box.inverse_boxes(bboxes[i]), box.source_hw).astype(np.float32)
@@ -145,8 +150,31 @@ def postprocess(
         if pose is not None:
             # A letterbox shifts and scales: no angle changes.
             parts["pose"] = pose[i, rows]
+        if mesh is not None:
+            parts["mesh"] = _mesh_in_photo(mesh[i, rows], box)
+            if pose is None:
+                parts["pose"] = _pose_of_mesh(parts["mesh"])
         results.append(Faces(in_photo[rows], scores[i, rows, 0], size_hw=box.source_hw, **parts))
     return results
+
+
+def _mesh_in_photo(mesh: np.ndarray, box: Letterbox) -> np.ndarray:
+    """Meshes (n, 3V) in pixels of the canvas to (n, V, 3) in those of the photo; depth is scaled as the width is, from
+    which the height differs by rounding only.
+    """
+    vertices = mesh.reshape(len(mesh), mesh.shape[-1] // 3, 3)
+    return np.concatenate([box.inverse_points(vertices[..., :2]), vertices[..., 2:] / box.scale_xy[0]], axis=-1)
+
+
+def _pose_of_mesh(mesh: np.ndarray) -> np.ndarray | None:
+    """Yaw, pitch, roll (n, 3) in degrees of meshes (n, V, 3); None where the kind of mesh is not known, or one of them
+    is no face (an untrained net puts all vertices in one place).
+    """
+    topology = topology_468()
+    if mesh.shape[1] != topology.num_vertices:
+        return None
+    pose, _ = pose_from_mesh(mesh, topology)
+    return pose if np.isfinite(pose).all() else None
 
 
 def align_faces(five: np.ndarray, facts: ModelFacts) -> np.ndarray:
@@ -213,9 +241,9 @@ class Backend:
     def _collect(self, handle: Any) -> tuple[np.ndarray, ...]:
         """The result of `_forward`, one row for each of its canvases.
 
-        Of a detector: ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and, where it has them, landmarks (B, n, 2K)
-        and pose (B, n, 3), see `postprocess`. Of a landmark net: landmarks (B, K, 2) in pixels of the crop, scores (B,
-        K).
+        Of a detector: ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and, where it has them, landmarks (B, n, 2K),
+        pose (B, n, 3) and mesh (B, n, 3V), see `postprocess`. Of a landmark net: landmarks (B, K, 2) in pixels of the
+        crop, scores (B, K).
         """
         raise NotImplementedError
 

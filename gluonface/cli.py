@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
+from .box_mapping import BOX_STYLES
 from .errors import GluonFaceError, ImageError, InputError, ModelNotFoundError
 from .faces import SCHEMES, Face, Faces
 from .files import replacing, write_atomically
@@ -796,6 +797,9 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|none",
         help="tuned schedules of `gluonface tune` (default: those that come with the package for the target)",
     )
+    parser.add_argument(
+        "--box-style", choices=BOX_STYLES, help="what the boxes of a net are that has them from points, such as KPNet"
+    )
 
 
 def _compile(args: argparse.Namespace) -> int:
@@ -814,6 +818,7 @@ def _compile(args: argparse.Namespace) -> int:
             as_zip=out.suffix == ".zip",
             objects=args.objects,
             root=args.root,
+            box_style=args.box_style,
             say=say,
         )
         return None if args.objects else open_artifact(made, check_host=False)

@@ -181,6 +181,8 @@ class Engine:
         self.out = Path(config.save_prefix)
         self.epoch, self.iteration = config.start_epoch, 0
         self.best_value: float | None = None
+        # Validations since the best one, or since the learning rate fell; how often it fell (--lr-mode plateau).
+        self._waited, self._standstills = 0, 0
         self._part_names: list[str] = []
         self._shared_keys: set[int] = set()
         self._signals = StopSignals()
@@ -188,6 +190,8 @@ class Engine:
 
         if best_mode not in ("max", "min"):
             raise InputError(f"best_mode: expected 'max' or 'min', got {best_mode!r}")
+        if config.lr_mode == "plateau" and not (evaluate and best_key):
+            raise TrainingError("--lr-mode plateau: expected a run that is validated (--val): the rate goes by that")
         self._amp = mixed_precision(self.contexts) if config.amp else None
         self._kvstore = create_kvstore(config.kvstore, self.contexts)
         self.rank = self._kvstore.rank if self._kvstore else 0
@@ -301,6 +305,7 @@ class Engine:
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         # In another folder than the run's own the best weights begin anew.
         self.best_value = state["best_value"] if (self.out / "best.params").exists() else None
+        self._waited, self._standstills = state.get("plateau", (0, 0))
         _logger.info("resumed from %s: %d of %d epochs done", source, self.epoch, config.epochs)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -337,6 +342,9 @@ class Engine:
                 self.epoch += 1
                 self._show_epoch()
                 self._on_all_workers(self._finish_epoch, summary, began)
+                if config.lr_mode == "plateau":  # only the first worker validates
+                    own = self._standstills if self.rank == 0 else 0
+                    self._standstills = int(self.sum_over_workers(np.array([own]))[0])
                 if self._any_worker(bool(self._signals.received)):
                     self._interrupt()
                 longest = max(longest, time.monotonic() - began)
@@ -365,7 +373,7 @@ class Engine:
         try:
             for number, batch in enumerate(bar):
                 place = (epoch * per_epoch + updates, per_epoch) if per_epoch else (epoch, 1)
-                rate = learning_rate_at(config, *place)
+                rate = learning_rate_at(config, *place, self._standstills)
                 arrays, ids = (batch.arrays, batch.ids) if isinstance(batch, Batch) else (batch, ())
                 reports = self._forward_backward(arrays)
                 samples += len(arrays[0])
@@ -567,7 +575,7 @@ class Engine:
             try:
                 with self.averaged_weights():
                     validation = {name: float(value) for name, value in self.evaluate(self.net).items()}
-                    self._keep_best(validation)
+                    self._count_standstills(better=self._keep_best(validation))
             except Exception:
                 self._save()  # hours of training should not be lost to a slip in the validation
                 _logger.error("validation failed; epoch %d is saved, go on with --resume %s", self.epoch - 1, self.out)
@@ -593,20 +601,28 @@ class Engine:
             _logger.info("no curves: %s", error)
         self._drawn = time.monotonic()
 
-    def _keep_best(self, validation: dict[str, float]) -> None:
+    def _keep_best(self, validation: dict[str, float]) -> bool:
+        """Keep the weights if they are the best so far; whether they are."""
         if self.best_key is None:
-            return
+            return False
         if self.best_key not in validation:
             given = ", ".join(sorted(validation)) or "nothing"
             raise TrainingError(f"best_key {self.best_key!r}: expected it among what evaluate gives, which is {given}")
         value, best = validation[self.best_key], self.best_value
         sign = 1 if self.best_mode == "max" else -1
         if math.isnan(value) or (best is not None and sign * value <= sign * best):
-            return
+            return False
         self.best_value = value
         path = write_params(self.out / "best.params", self._arrays())
         facts = {"epoch": self.epoch - 1, "iteration": self.iteration, "validation": validation}
         write_json(self.out / "best.json", {**facts, "sha256": sha256_file(path)})
+        return True
+
+    def _count_standstills(self, better: bool) -> None:
+        """Count another validation, for --lr-mode plateau."""
+        self._waited = 0 if better else self._waited + 1
+        if self._waited >= self.config.lr_patience:
+            self._waited, self._standstills = 0, self._standstills + 1
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -638,6 +654,7 @@ class Engine:
             "epoch": self.epoch,
             "iteration": self.iteration,
             "best_value": self.best_value,
+            "plateau": [self._waited, self._standstills],
             "config": asdict(self.config),
             "optimizer": counts,
             "loss_scale": {name: scaler[name] for name in ("_loss_scale", "_next_loss_scale", "_unskipped") if scaler},

@@ -46,6 +46,8 @@ class ModelFacts:
         into account.
     decoder : str
         Of a landmark net: how its heatmaps are read best, see :func:`gluonface.decode.decode_heatmaps`.
+    scoring : str
+        Of KPNet: what a face's score is that ranks faces best, see `gluonface.model_zoo.keypoint_detector.SCORINGS`.
     score_thresh : float
         Score above which a detection is shown, by default.
     trained : bool
@@ -78,6 +80,7 @@ class ModelFacts:
     template: tuple[tuple[float, float], ...] | None = None
     mirror_shift: float = 0.0
     decoder: str = "dark"
+    scoring: str = "mean"
     score_thresh: float = 0.5
     trained: bool = False
     licence: str = "no weights"

@@ -1,12 +1,15 @@
 """Losses of the papers, as HybridBlocks.
 
-Letters: B batch, N anchors, P anchors with a pose, squares or proposals, K landmarks, S scale bins, h w map.
+Letters: B batch, N anchors, P anchors with a pose or a mesh, squares or proposals, K landmarks, V vertices, S scale
+bins, h w map.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+
+import numpy as np
 
 from ._compat import mx
 from .decode import POSE_BIN_DEGREES, POSE_BINS, POSE_LIMIT
@@ -27,6 +30,20 @@ def _box_loss(F, box_preds, box_targets, positive, smooth_at: float):
     """Smooth-L1 (B,) of boxes (B, N, 4), summed over the positive anchors (B, N)."""
     losses = _smooth_l1(F, box_preds - box_targets, smooth_at)
     return F.sum(F.broadcast_mul(losses, positive.expand_dims(-1)), axis=(1, 2))
+
+
+def _mined_class_loss(F, cls_preds, cls_targets, negatives_per_positive: float, min_negatives: int):
+    """Softmax cross-entropy (B,) of logits (B, N, 2), summed over the positive anchors and the hardest negative ones of
+    each image.
+    """
+    positive, negative = cls_targets == 1, cls_targets == 0
+    losses = -F.pick(F.log_softmax(cls_preds, axis=-1), F.relu(cls_targets), axis=-1)
+    # Rank of each background anchor's loss in its image, hardest 0; mining itself has no gradient.
+    hardness = F.BlockGrad(F.where(negative, losses, F.ones_like(losses) * -1))
+    rank = F.argsort(F.argsort(hardness, axis=1, is_ascend=False), axis=1)
+    count = F.sum(positive, axis=1, keepdims=True)
+    wanted = F.broadcast_maximum(count * negatives_per_positive, F.ones_like(count) * min_negatives)
+    return F.sum(losses * (positive + negative * F.broadcast_lesser(rank, wanted)), axis=1)
 
 
 class AnchorLoss(nn.HybridBlock):
@@ -97,22 +114,104 @@ class AnchorLoss(nn.HybridBlock):
         -------
         cls, box, landmark : (B,) each
         """
-        positive = cls_targets == 1
-        negative = cls_targets == 0
-        losses = -F.pick(F.log_softmax(cls_preds, axis=-1), F.relu(cls_targets), axis=-1)
-        # Rank of each background anchor's loss in its image, hardest 0; mining itself has no gradient.
-        hardness = F.BlockGrad(F.where(negative, losses, F.ones_like(losses) * -1))
-        rank = F.argsort(F.argsort(hardness, axis=1, is_ascend=False), axis=1)
-        wanted = F.broadcast_maximum(
-            F.sum(positive, axis=1, keepdims=True) * self.negatives_per_positive,
-            F.ones_like(F.sum(positive, axis=1, keepdims=True)) * self.min_negatives,
-        )
-        chosen = positive + negative * F.broadcast_lesser(rank, wanted)
-        cls = F.sum(losses * chosen, axis=1) * normaliser
-        box = _box_loss(F, box_preds, box_targets, positive, self.smooth_at)
+        cls = _mined_class_loss(F, cls_preds, cls_targets, self.negatives_per_positive, self.min_negatives)
+        box = _box_loss(F, box_preds, box_targets, cls_targets == 1, self.smooth_at)
         losses = _smooth_l1(F, landmark_preds - landmark_targets, self.smooth_at)
         points = F.sum(F.broadcast_mul(losses, landmark_masks), axis=(1, 2))
-        return cls, box * normaliser * self.box_weight, points * landmark_normaliser * self.landmark_weight
+        return cls * normaliser, box * normaliser * self.box_weight, points * landmark_normaliser * self.landmark_weight
+
+
+class FirstHeadLoss(nn.HybridBlock):
+    """Class and box losses of the first head of a cascade, as those of `AnchorLoss` (RetinaFace section 3.3).
+
+    Parameters
+    ----------
+    box_weight, negatives_per_positive, min_negatives, smooth_at
+        See `AnchorLoss`.
+    """
+
+    def __init__(
+        self,
+        box_weight: float = 1.0,
+        negatives_per_positive: float = 3.0,
+        min_negatives: int = 16,
+        smooth_at: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.box_weight, self.smooth_at = box_weight, smooth_at
+        self.negatives_per_positive, self.min_negatives = negatives_per_positive, min_negatives
+
+    def hybrid_forward(self, F, cls_preds, box_preds, cls_targets, box_targets, normaliser):
+        """Logits (B, N, 2), boxes (B, N, 4), their targets (B, N) and (B, N, 4) and a factor (B,) for each image to
+        losses of class and box, (B,) each.
+        """
+        cls = _mined_class_loss(F, cls_preds, cls_targets, self.negatives_per_positive, self.min_negatives)
+        box = _box_loss(F, box_preds, box_targets, cls_targets == 1, self.smooth_at)
+        return cls * normaliser, box * normaliser * self.box_weight
+
+
+class MeshLoss(nn.HybridBlock):
+    """Vertex and edge-length losses of meshes (RetinaFace eq. 1 and 2).
+
+    Vertices are compared coordinate by coordinate, smooth-L1 as all targets of eq. 4, sum over x, y, z and mean over
+    the V vertices. Edges are compared by length alone, wherever they lie and point: L1, mean over the three sides of
+    all triangles, a side of two triangles counting twice.
+
+    Parameters
+    ----------
+    triangles : (T, 3) int array
+        Of a `gluonface.mesh.MeshTopology`.
+    edge_weight : float
+        lambda 0.
+    smooth_at : float
+        As in `AnchorLoss`.
+    """
+
+    # Under the root, so that its slope is finite for an edge of no length: a thousandth of the anchor's side.
+    _SMALL = 1e-6
+
+    def __init__(self, triangles: np.ndarray, edge_weight: float = 1.0, smooth_at: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.edge_weight, self.smooth_at = edge_weight, smooth_at
+        triangles = np.asarray(triangles)
+        if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype.kind not in "iu" or not triangles.size:
+            raise InputError(f"expected triangles (T, 3) of whole numbers, got {triangles.shape} {triangles.dtype}")
+        sides = np.sort(np.concatenate([triangles, np.roll(triangles, -1, axis=1)], axis=0).reshape(2, -1).T, axis=1)
+        edges, counts = np.unique(sides, axis=0, return_counts=True)
+        with self.name_scope():
+            self.edges = self.params.get_constant("edges", edges.T.astype(np.float32))
+            self.shares = self.params.get_constant("shares", (counts / counts.sum()).astype(np.float32))
+
+    def _lengths(self, F, vertices, edges):
+        """Vertices (B, P, V, 3) to the lengths of their edges (B, P, E)."""
+        ends = F.take(vertices, edges, axis=2)  # (B, P, 2, E, 3)
+        along = F.slice_axis(ends, axis=2, begin=0, end=1) - F.slice_axis(ends, axis=2, begin=1, end=2)
+        return F.sqrt(F.sum(F.square(along), axis=4) + self._SMALL).reshape((0, 0, -3))
+
+    def hybrid_forward(self, F, mesh_preds, mesh_targets, mesh_masks, normaliser, edges, shares):
+        """Loss parts per image.
+
+        Parameters
+        ----------
+        mesh_preds : (B, P, 3V)
+            From `gluonface.nn.heads.MeshHead`.
+        mesh_targets : (B, P, 3V)
+        mesh_masks : (B, P)
+            See :class:`gluonface.targets.RefinedTargets`.
+        normaliser : (B,)
+            Images in the global batch / anchors in it that learn a mesh, see `AnchorLoss`.
+
+        Returns
+        -------
+        vertex, edge : (B,) each
+        """
+        found, wanted = (a.reshape((0, 0, -1, 3)) for a in (mesh_preds, mesh_targets))
+        vertex = F.mean(F.sum(_smooth_l1(F, found - wanted, self.smooth_at), axis=3), axis=2)
+        apart = F.abs(self._lengths(F, found, edges) - self._lengths(F, wanted, edges))
+        edge = F.sum(F.broadcast_mul(apart, shares.reshape((1, 1, -1))), axis=2)
+        vertex, edge = (F.sum(losses * mesh_masks, axis=1) * normaliser for losses in (vertex, edge))
+        return vertex, edge * self.edge_weight
 
 
 class FocalLoss(nn.HybridBlock):

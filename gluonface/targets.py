@@ -1,6 +1,7 @@
 """Labels to training targets, in NumPy, in the workers.
 
-Letters: B batch, N anchors, M labelled faces, P squares or proposals, K landmarks, S scale bins.
+Letters: B batch, N anchors, M labelled faces, P squares, proposals or anchors that learn more than others, K landmarks,
+V vertices, S scale bins.
 """
 
 from __future__ import annotations
@@ -31,15 +32,20 @@ from .geometry import box_ioa, box_iou, nms
 
 __all__ = [
     "MASKFACE_ANCHORS",
+    "RETINAFACE_ANCHORS",
     "AnchorTargets",
     "HeatmapTargets",
     "KPNetTargets",
     "MOSTargets",
     "MaskFaceTargets",
+    "MeshTargets",
     "ProposalTargets",
+    "RefinedTargets",
     "TagTargets",
     "encode_cells",
+    "encode_mesh",
     "match_anchors",
+    "square_anchors",
 ]
 
 #: ``cls_targets`` of an anchor that is neither face nor background.
@@ -51,6 +57,8 @@ MASKFACE_ANCHORS = AnchorSpec(
     strides=(4, 8, 16, 32, 64),
     sizes=tuple(tuple(side * 2 ** (third / 3) for third in range(3)) for side in (16, 32, 64, 128, 256)),
 )
+#: Those of the whole RetinaFace (section 3.3) are the same, three quarters of them of P2.
+RETINAFACE_ANCHORS = MASKFACE_ANCHORS
 
 
 def match_anchors(
@@ -179,28 +187,45 @@ class AnchorTargets:
         landmark_masks : ndarray, float32, (N, 1)
             1 where the anchor is for a face that has points.
         """
-        anchors = self.anchors
-        faces, points = boxes[~ignore], landmarks5[~ignore]
         if matched is None:
-            matched = self.match(faces)
-        cls_targets = np.where(matched >= 0, 1.0, np.where(matched == -1, 0.0, float(IGNORED))).astype(np.float32)
-        if ignore.any():
-            on_region = box_ioa(anchors, boxes[ignore]).max(axis=1) >= self.ignore_ioa
-            cls_targets[on_region & (cls_targets == 0)] = IGNORED
-        box_targets = np.zeros((len(anchors), 4), np.float32)
-        landmark_targets = np.zeros((len(anchors), 2 * landmarks5.shape[1]), np.float32)
-        landmark_masks = np.zeros((len(anchors), 1), np.float32)
-        positive = np.flatnonzero(matched >= 0)
-        if len(positive):
-            face = matched[positive]
-            box_targets[positive] = encode_boxes(faces[face], anchors[positive])
-            known = np.isfinite(points[face]).all(axis=(1, 2))
-            with_points = positive[known]
-            landmark_targets[with_points] = encode_points(points[face[known]], anchors[with_points])
-            landmark_masks[with_points] = 1
-            if points_only is not None:
-                cls_targets[positive[points_only[~ignore][face]]] = IGNORED
-        return cls_targets, box_targets, landmark_targets, landmark_masks
+            matched = self.match(boxes[~ignore])
+        return _encode_matches(
+            self.anchors, self.anchors, matched, boxes, landmarks5, ignore, points_only, self.ignore_ioa
+        )
+
+
+def _encode_matches(
+    places: np.ndarray,
+    frames: np.ndarray,
+    matched: np.ndarray,
+    boxes: np.ndarray,
+    landmarks5: np.ndarray,
+    ignore: np.ndarray,
+    points_only: np.ndarray | None,
+    ignore_ioa: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What `AnchorTargets` gives, of anchors that lie at ``places`` (N, 4) and whose targets are coded in the squares
+    ``frames`` (N, 4).
+    """
+    faces, points = boxes[~ignore], landmarks5[~ignore]
+    cls_targets = np.where(matched >= 0, 1.0, np.where(matched == -1, 0.0, float(IGNORED))).astype(np.float32)
+    if ignore.any():
+        on_region = box_ioa(places, boxes[ignore]).max(axis=1) >= ignore_ioa
+        cls_targets[on_region & (cls_targets == 0)] = IGNORED
+    box_targets = np.zeros((len(places), 4), np.float32)
+    landmark_targets = np.zeros((len(places), 2 * landmarks5.shape[1]), np.float32)
+    landmark_masks = np.zeros((len(places), 1), np.float32)
+    positive = np.flatnonzero(matched >= 0)
+    if len(positive):
+        face = matched[positive]
+        box_targets[positive] = encode_boxes(faces[face], frames[positive])
+        known = np.isfinite(points[face]).all(axis=(1, 2))
+        with_points = positive[known]
+        landmark_targets[with_points] = encode_points(points[face[known]], frames[with_points])
+        landmark_masks[with_points] = 1
+        if points_only is not None:
+            cls_targets[positive[points_only[~ignore][face]]] = IGNORED
+    return cls_targets, box_targets, landmark_targets, landmark_masks
 
 
 @dataclass(frozen=True)
@@ -259,11 +284,7 @@ class MOSTargets(AnchorTargets):
         if len(learnt):
             face_sizes[learnt] = sizes[matched[learnt]]
         posed = (encode_pose(poses) >= 0).all(axis=-1) & (sizes >= self.min_pose_face)
-        anchors = np.flatnonzero(matched >= 0)
-        anchors = anchors[posed[matched[anchors]]] if len(anchors) else anchors
-        if len(anchors) > self.max_pose_anchors:
-            overlap = box_iou(self.anchors[anchors], boxes)[np.arange(len(anchors)), matched[anchors]]
-            anchors = anchors[np.argsort(-overlap, kind="stable")[: self.max_pose_anchors]]
+        anchors = _best_anchors(self.anchors, boxes, matched, posed, self.max_pose_anchors)
         count = len(anchors)
         pose_anchors[:count], pose_masks[:count] = anchors, 1
         if count:
@@ -281,6 +302,20 @@ class MOSTargets(AnchorTargets):
             targets[known] = encode_points(points[known], self.anchors[anchors[known]])
             masks[known] = 1
         return targets, masks
+
+
+def _best_anchors(
+    anchors: np.ndarray, boxes: np.ndarray, matched: np.ndarray, chosen: np.ndarray, most: int
+) -> np.ndarray:
+    """Numbers of the anchors (N, 4) that are matched (N,) to a chosen one (M,) of the faces (M, 4): all in order, or
+    the ``most`` that overlap their face best.
+    """
+    numbers = np.flatnonzero(matched >= 0)
+    numbers = numbers[chosen[matched[numbers]]] if len(numbers) else numbers
+    if len(numbers) > most:
+        overlap = box_iou(anchors[numbers], boxes)[np.arange(len(numbers)), matched[numbers]]
+        numbers = numbers[np.argsort(-overlap, kind="stable")[:most]]
+    return numbers
 
 
 def _labelled_points(labels, num_points: int) -> np.ndarray:
@@ -459,6 +494,195 @@ class ProposalTargets:
         before = np.array([np.count_nonzero(face[:i] == face[i]) for i in range(len(face))], np.int64)
         order = np.argsort(before, kind="stable")[: self.max_proposals]
         return boxes[order], face_points[face[order]]
+
+
+# ---- a cascade of two heads, and meshes ------------------------------------------------------------------------------
+
+#: What a row of `MeshTargets` is: nothing, a face, one whose points and mesh alone are learnt, a region to ignore.
+_PADDING, _FACE, _POINTS_ONLY, _REGION = range(4)
+
+
+def square_anchors(boxes: np.ndarray) -> np.ndarray:
+    """The squares (..., 4) about the centres of boxes (..., 4) xyxy that have their areas: the frame of an anchor that
+    a first head has moved. Twin of :class:`gluonface.nn.coder.SquareAnchors`.
+    """
+    boxes = np.asarray(boxes)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    half = np.sqrt(np.prod(high - low, axis=-1, keepdims=True)) / 2
+    return np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], axis=-1)
+
+
+def encode_mesh(meshes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Meshes as regression targets of square anchors (RetinaFace eq. 4);
+    :class:`gluonface.nn.coder.MeshDecoder` is the inverse.
+
+    Parameters
+    ----------
+    meshes : ndarray (N, V, 3)
+        x, y in pixels, z in the same unit from the tip of the nose.
+    anchors : ndarray (N, 4)
+        xyxy in pixels, square.
+
+    Returns
+    -------
+    ndarray (N, 3V)
+        (x - x_a) / s, (y - y_a) / s, z / s of vertex after vertex, with s the anchor's side.
+    """
+    centre, side = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:3] - anchors[:, :1]
+    origin = np.concatenate([centre, np.zeros_like(side)], axis=1)
+    return ((meshes - origin[:, None]) / side[:, None]).reshape(len(meshes), -1)
+
+
+@dataclass(frozen=True)
+class MeshTargets(AnchorTargets):
+    """Training targets of the whole RetinaFace that follow from the labels: class and box of the first head of the
+    cascade, and the faces with which `RefinedTargets` goes on.
+
+    Attributes
+    ----------
+    positive_iou, negative_iou : float
+        The paper's .7 and .3 (section 3.3). ``low_quality_iou`` is ours: small faces and long ones have none of .7.
+    num_vertices : int
+        V; other meshes are not learnt.
+    max_faces : int
+        M: so many faces and regions are handed on, faces first, of these those with a mesh, then large ones. Of more,
+        the second head would take the rest for background.
+    max_meshes : int
+        G: of so many faces of an image the mesh is handed on.
+    """
+
+    spec: AnchorSpec = RETINAFACE_ANCHORS
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    num_vertices: int = 468
+    max_faces: int = 512
+    max_meshes: int = 16
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.num_vertices, self.max_faces, self.max_meshes) < 1:
+            raise InputError(
+                "expected num_vertices, max_faces and max_meshes of at least 1, got "
+                f"{self.num_vertices}, {self.max_faces} and {self.max_meshes}"
+            )
+
+    def encode_labels(self, labels) -> tuple[np.ndarray, ...]:
+        """Targets of one image from its :class:`gluonface.data.base.FaceLabels`.
+
+        Returns
+        -------
+        cls_targets (N,), box_targets (N, 4)
+            See `AnchorTargets`; ``labels.points_only`` are ignored in both.
+        face_kinds : ndarray, float32, (M,)
+            0 nothing, 1 a face, 2 one of ``labels.points_only``, 3 a region to ignore.
+        face_boxes : ndarray, float32, (M, 4)
+            xyxy in input pixels; 0 where there are fewer.
+        face_points : ndarray, float32, (M, 5, 2)
+            NaN where unknown.
+        face_meshes : ndarray, float32, (G, V, 3)
+            Of the first rows; NaN where unknown.
+        """
+        cls_targets, box_targets, *_ = super().encode_labels(labels)
+        meshes = labels.mesh
+        if meshes is None or meshes.shape[1] != self.num_vertices:
+            meshes = np.full((len(labels), self.num_vertices, 3), np.nan, np.float32)
+        without = ~np.isfinite(meshes).all(axis=(1, 2))
+        rows = np.lexsort((-labels.face_sizes, without, labels.ignore))[: self.max_faces]
+        kinds = np.where(labels.ignore, _REGION, np.where(labels.points_only, _POINTS_ONLY, _FACE))
+        face_kinds = np.zeros(self.max_faces, np.float32)
+        face_boxes = np.zeros((self.max_faces, 4), np.float32)
+        face_points = np.full((self.max_faces, 5, 2), np.nan, np.float32)
+        face_meshes = np.full((self.max_meshes, self.num_vertices, 3), np.nan, np.float32)
+        face_kinds[: len(rows)], face_boxes[: len(rows)] = kinds[rows], labels.boxes[rows]
+        face_points[: len(rows)] = labels.landmarks5[rows]
+        face_meshes[: len(rows[: self.max_meshes])] = meshes[rows[: self.max_meshes]]
+        return cls_targets, box_targets, face_kinds, face_boxes, face_points, face_meshes
+
+
+@dataclass(frozen=True)
+class RefinedTargets:
+    """What the second head of the cascade learns, in boxes that the first has just predicted (RetinaFace section 3.3);
+    of a net without cascade, its only head in the anchors.
+
+    The boxes follow from the predictions, so the targets are made in the middle of a training step, without gradient.
+    A box is matched as it lies; targets are coded, as eq. 4 has one scale, in the square of its centre and area.
+
+    Attributes
+    ----------
+    positive_iou, negative_iou : float
+        The paper's .5 and .4.
+    low_quality_iou, take_over, ignore_ioa
+        See `AnchorTargets`.
+    max_mesh_anchors : int
+        P: of an image's anchors, so many learn a mesh, those that overlap their face best.
+    """
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    low_quality_iou: float = 0.2
+    take_over: bool = True
+    ignore_ioa: float = 0.5
+    max_mesh_anchors: int = 64
+
+    def __call__(
+        self,
+        boxes: np.ndarray,
+        face_kinds: np.ndarray,
+        face_boxes: np.ndarray,
+        face_points: np.ndarray,
+        face_meshes: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        """Targets of a batch.
+
+        Parameters
+        ----------
+        boxes : ndarray (B, N, 4)
+            xyxy in input pixels: what the first head made of each anchor.
+        face_kinds (B, M), face_boxes (B, M, 4), face_points (B, M, 5, 2), face_meshes (B, G, V, 3)
+            See :class:`MeshTargets`.
+
+        Returns
+        -------
+        cls_targets (B, N), box_targets (B, N, 4), landmark_targets (B, N, 10), landmark_masks (B, N, 1)
+            float32, see `AnchorTargets`.
+        mesh_anchors : ndarray, float32, (B, P)
+            Numbers of the anchors that learn a mesh, 0 where there are fewer.
+        mesh_targets : ndarray, float32, (B, P, 3V)
+            See :func:`encode_mesh`.
+        mesh_masks : ndarray, float32, (B, P)
+            1 where there is one.
+        """
+        images = zip(boxes, face_kinds, face_boxes, face_points, face_meshes, strict=True)
+        return tuple(np.stack(arrays) for arrays in zip(*(self._of_image(*image) for image in images)))
+
+    def _of_image(self, boxes, kinds, face_boxes, face_points, face_meshes) -> tuple[np.ndarray, ...]:
+        rows = np.flatnonzero(kinds != _PADDING)
+        kinds, face_boxes, face_points = kinds[rows], face_boxes[rows], face_points[rows]
+        ignore = kinds == _REGION
+        faces = face_boxes[~ignore]
+        matched = match_anchors(
+            boxes,
+            faces,
+            positive_iou=self.positive_iou,
+            negative_iou=self.negative_iou,
+            low_quality_iou=self.low_quality_iou,
+            take_over=self.take_over,
+        )
+        frames = square_anchors(boxes)
+        targets = _encode_matches(
+            boxes, frames, matched, face_boxes, face_points, ignore, kinds == _POINTS_ONLY, self.ignore_ioa
+        )
+        # Faces come first, so the rows of meshes are those of faces.
+        known = np.zeros(len(faces), bool)
+        count = min(len(faces), len(face_meshes))
+        known[:count] = np.isfinite(face_meshes[:count]).all(axis=(1, 2))
+        chosen = _best_anchors(boxes, faces, matched, known, self.max_mesh_anchors)
+        anchors, masks = np.zeros((2, self.max_mesh_anchors), np.float32)
+        meshes = np.zeros((self.max_mesh_anchors, 3 * face_meshes.shape[1]), np.float32)
+        if len(chosen):
+            anchors[: len(chosen)], masks[: len(chosen)] = chosen, 1
+            meshes[: len(chosen)] = encode_mesh(face_meshes[matched[chosen]], frames[chosen])
+        return *targets, anchors, meshes, masks
 
 
 @dataclass(frozen=True)

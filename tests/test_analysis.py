@@ -25,6 +25,8 @@ from gluonface.errors import ImageError, InputError
 from gluonface.faces import SCHEMES, Faces
 from gluonface.facts import ModelFacts
 from gluonface.geometry import HEATMAP_TEMPLATE, letterbox, warp_points
+from gluonface.mesh import topology_468, turn_upright
+from gluonface.pose import rotation_from_pose
 
 FACTS = ModelFacts(
     name="bright_rectangles",
@@ -213,6 +215,35 @@ def test_poses_stay_with_their_faces_and_as_they_are():
     (none,) = postprocess(outputs, [box], 0.95)
     assert len(none) == 0 and none.pose.shape == (0, 3)
     assert postprocess(outputs_of(rows, points), [box], 0.3)[0].pose is None
+
+
+def test_meshes_come_back_to_the_photo_with_their_depth_and_stay_with_their_faces():
+    box = letterbox((100, 200), (50, 50))  # a quarter
+    rows = [[0, 0.4, 0, 0, 9, 9], [0, 0.9, 10, 10, 20, 20], [-1, -1, -1, -1, -1, -1]]
+    meshes = np.array([[[1, 2, 3], [4, 5, -6]], [[7, 8, 0], [-9, 1, 2]], [[-1] * 3] * 2])
+    outputs = [*outputs_of(rows, np.zeros((3, 10))), meshes.reshape(1, 3, 6).astype(np.float32)]
+    (faces,) = postprocess(outputs, [box], 0.3)
+    assert faces.mesh.tolist() == [(4 * meshes[1]).tolist(), (4 * meshes[0]).tolist()]
+    assert faces.pose is None  # nobody knows what these vertices are
+    (none,) = postprocess(outputs, [box], 0.95)
+    assert len(none) == 0 and none.mesh.shape == (0, 2, 3)
+    pose = np.array([[[1, 2, 3], [4, 5, 6], [-1] * 3]], np.float32)
+    (faces,) = postprocess([*outputs[:4], pose, outputs[4]], [box], 0.3)
+    assert faces.pose.tolist() == [[4, 5, 6], [1, 2, 3]] and faces.mesh.shape == (2, 2, 3)
+
+
+def test_a_mesh_of_a_kind_that_is_known_brings_the_pose_along():
+    topology, poses = topology_468(), np.array([[30.0, -10, 5], [-20, 15, 40]])
+    heads = np.einsum("nij,kj->nki", rotation_from_pose(poses), topology.canonical)
+    meshes = turn_upright(heads * 3) + np.array([25, 25, 0])
+    rows = [[0, 0.9, 0, 0, 9, 9], [0, 0.8, 10, 10, 20, 20]]
+    outputs = [*outputs_of(rows, np.zeros((2, 10))), meshes.reshape(1, 2, -1).astype(np.float32)]
+    (faces,) = postprocess(outputs, [letterbox((200, 200), (50, 50))])
+    np.testing.assert_allclose(faces.pose, poses, atol=0.01)
+    outputs[-1][0, 1] = 7  # no face
+    assert postprocess(outputs, [letterbox((200, 200), (50, 50))])[0].pose is None
+    (none,) = postprocess(outputs, [letterbox((200, 200), (50, 50))], 0.95)
+    assert none.mesh.shape == (0, 468, 3) and none.pose.shape == (0, 3)
 
 
 def test_normalising_alone_is_the_same():

@@ -151,6 +151,14 @@ def test_the_cosine_schedule_passes_half_way_and_ends_at_zero():
     assert learning_rate_at(config, 30, 10) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
+def test_the_plateau_schedule_falls_with_each_standstill_down_to_its_floor():
+    config = TrainConfig(lr=1.0, warmup_epochs=1, lr_mode="plateau", lr_decay=0.1, lr_min=0.05)
+    assert [learning_rate_at(config, 9, 3, falls) for falls in (0, 1, 2)] == [1.0, 0.1, 0.05]
+    assert learning_rate_at(config, 1, 4, 2) == 0.25  # still warming up
+    # A floor above the rate does not raise it.
+    assert learning_rate_at(TrainConfig(lr=0.01, lr_mode="plateau", lr_min=0.1), 9, 3, 1) == 0.01
+
+
 def test_the_decay_of_the_average_rises_to_its_setting():
     config = TrainConfig(ema_decay=0.99)
     assert ema_decay_at(config, 0) == pytest.approx(0.1) and ema_decay_at(config, 10_000) == 0.99
@@ -377,6 +385,45 @@ def test_a_smaller_value_can_be_the_better_one(tmp_path):
         tmp_path, epochs=3, evaluate=lambda net: {"nme": next(values)}, best_key="nme", best_mode="min"
     )
     assert engine.fit(make_batches).best_value == 1.0
+
+
+def plateau_run(folder, epochs, values, resume=""):
+    values = iter(values)
+    engine = make_engine(
+        folder,
+        evaluate=lambda net: {"ap": next(values)},
+        best_key="ap",
+        epochs=epochs,
+        resume=resume,
+        lr=0.02,
+        lr_mode="plateau",
+        lr_patience=2,
+        lr_min=0.001,
+    )
+    engine.fit(make_batches)
+    return [record["lr"] / 0.02 for record in epochs_of(folder)]
+
+
+def test_the_rate_falls_when_validations_in_a_row_are_no_better(tmp_path):
+    nan = float("nan")
+    values = [0.5, 0.4, 0.6, 0.6, nan, 0.5, 0.7, 0.1, 0.1]
+    # After the fifth, which ends the first standstill, another one is counted anew.
+    rates = [1, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1]
+    np.testing.assert_allclose(plateau_run(tmp_path / "a", 9, values), rates)
+    np.testing.assert_allclose(plateau_run(tmp_path / "b", 10, [*values, 0.1]), [*rates, 0.05])
+
+
+def test_a_resumed_run_knows_how_long_its_validation_has_stood_still(tmp_path):
+    values = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    straight = plateau_run(tmp_path / "a", 6, values)
+    np.testing.assert_allclose(straight, [1, 1, 1, 0.1, 0.1, 0.05])
+    plateau_run(tmp_path / "b", 2, values)
+    assert plateau_run(tmp_path / "b", 6, values[2:], resume=str(tmp_path / "b")) == straight
+
+
+def test_a_rate_that_goes_by_the_validation_needs_one(tmp_path):
+    with pytest.raises(TrainingError, match="--lr-mode plateau: expected a run that is validated"):
+        make_engine(tmp_path, lr_mode="plateau")
 
 
 def test_a_best_key_that_evaluate_does_not_give_is_named(tmp_path):

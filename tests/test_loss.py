@@ -7,10 +7,12 @@ from gluonface.errors import InputError
 from gluonface.loss import (
     AnchorLoss,
     DensePointsLoss,
+    FirstHeadLoss,
     FocalLoss,
     HeatmapLoss,
     KeypointMaskLoss,
     MapLoss,
+    MeshLoss,
     PoseLoss,
     SmallBoxLoss,
     SquarePointsLoss,
@@ -652,3 +654,114 @@ def test_descending_the_tag_loss_gives_each_face_a_tag_of_its_own():
     for tags in (a, b, c):
         assert abs(tags[0] - tags[1]) < 0.1
     assert min(abs(a[0] - b[0]), abs(b[0] - c[0]), abs(a[0] - c[0])) > 1
+
+
+# ---- RetinaFace's cascade and mesh -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_loss_of_a_first_head_is_that_of_class_and_box(hybrid):
+    (cls, box, landmark), (cls_targets, box_targets, *points), (per_anchor, per_point) = example()
+    first, whole = FirstHeadLoss(0.5, 2.0, 5), AnchorLoss(0.5, 1.0, 2.0, 5)
+    if hybrid:
+        first.hybridize()
+    expected = run(whole, (cls, box, landmark), (cls_targets, box_targets, *points), (per_anchor, per_point))[:2]
+    found = run(first, (cls, box), (cls_targets, box_targets), (per_anchor,))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+# Two triangles with a side in common: five edges, that one counting twice.
+TRIANGLES = np.array([[0, 1, 2], [2, 1, 3]])
+
+
+def mesh_case(images=2, anchors=3, vertices=4):
+    preds, targets = RNG.normal(0, 0.7, (2, images, anchors, 3 * vertices))
+    masks = np.ones((images, anchors))
+    masks[0, 1] = 0
+    return preds, targets, masks, np.array([0.5, 2.0])[:images]
+
+
+def mesh_loss(*options, hybrid=False):
+    loss = MeshLoss(TRIANGLES, *options)
+    loss.initialize()
+    if hybrid:
+        loss.hybridize()
+    return lambda *arrays: np.array([part.asnumpy() for part in loss(*map(mx.nd.array, arrays))])
+
+
+def side_lengths(mesh) -> list[float]:
+    """Of the three sides of each triangle."""
+    return [np.linalg.norm(mesh[a] - mesh[b]) for t in TRIANGLES for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))]
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_mesh_loss_is_equations_1_and_2_summed_over_the_anchors(hybrid):
+    preds, targets, masks, normaliser = mesh_case()
+    wanted = np.zeros((2, 2))
+    for image, anchor in np.argwhere(masks):
+        found, right = (a[image, anchor].reshape(4, 3) for a in (preds, targets))
+        off = np.abs(found - right)
+        wanted[0, image] += np.where(off < 1, off**2 / 2, off - 0.5).sum() / 4
+        wanted[1, image] += np.abs(np.subtract(side_lengths(found), side_lengths(right))).sum() / (3 * len(TRIANGLES))
+    wanted *= normaliser
+    np.testing.assert_allclose(mesh_loss(hybrid=hybrid)(preds, targets, masks, normaliser), wanted, rtol=1e-4)
+    weighted = mesh_loss(0.25, hybrid=hybrid)(preds, targets, masks, normaliser)
+    np.testing.assert_allclose(weighted, wanted * [[1], [0.25]], rtol=1e-4)
+
+
+def test_the_edge_loss_does_not_see_a_mesh_that_is_shifted_or_turned():
+    preds, targets, masks, normaliser = mesh_case()
+    vertex, edge = mesh_loss()(preds, targets, masks, normaliser)
+    shift = np.tile([0.4, -1.5, 0.8], 4)
+    shifted_vertex, shifted_edge = mesh_loss()(preds + shift, targets, masks, normaliser)
+    np.testing.assert_allclose(shifted_edge, edge, rtol=1e-4)
+    assert (np.abs(shifted_vertex - vertex) > 0.1).all()
+    turn = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
+    turned = (preds.reshape(2, 3, 4, 3) @ turn.T).reshape(preds.shape)
+    np.testing.assert_allclose(mesh_loss()(turned, targets, masks, normaliser)[1], edge, rtol=1e-4)
+    grown = mesh_loss()(targets * 1.5, targets, masks, normaliser)[1]
+    mean = [sum(np.mean(side_lengths(m.reshape(4, 3))) for m in targets[i][masks[i] > 0]) for i in range(2)]
+    np.testing.assert_allclose(grown, 0.5 * np.array(mean) * normaliser, rtol=1e-3)
+
+
+def test_the_gradient_of_the_mesh_loss_is_its_slope_and_finite_where_all_vertices_are_in_one_place():
+    preds, targets, masks, normaliser = mesh_case()
+    loss = MeshLoss(TRIANGLES)
+    loss.initialize()
+
+    def total(x):
+        return sum(part.sum() for part in loss(x, *map(mx.nd.array, (targets, masks, normaliser))))
+
+    for given in (preds, np.zeros_like(preds), targets):
+        x = mx.nd.array(given)
+        x.attach_grad()
+        with mx.autograd.record():
+            value = total(x)
+        value.backward()
+        gradient = x.grad.asnumpy()
+        assert np.isfinite(gradient).all() and not gradient[0, 1].any()
+    assert np.abs(gradient).max() < 1e-5  # nothing to learn at the right answer
+    x = mx.nd.array(preds)
+    x.attach_grad()
+    with mx.autograd.record():
+        value = total(x)
+    value.backward()
+    for place in ((0, 0, 3), (1, 2, 11), (1, 1, 7)):
+        step = np.zeros_like(preds)
+        step[place] = 1e-2
+        slope = (total(mx.nd.array(preds + step)) - total(mx.nd.array(preds - step))).asscalar() / 2e-2
+        assert x.grad.asnumpy()[place] == pytest.approx(slope, rel=0.02, abs=2e-3)
+
+
+def test_a_mesh_loss_gives_the_same_on_two_devices():
+    preds, targets, masks, normaliser = mesh_case()
+    loss, contexts = MeshLoss(TRIANGLES), [mx.cpu(0), mx.cpu(1)]
+    loss.initialize(ctx=contexts)
+    parts = [loss(*(mx.nd.array(a, ctx=c) for a in (preds, targets, masks, normaliser))) for c in contexts]
+    np.testing.assert_array_equal(*([p.asnumpy() for p in both] for both in parts))
+
+
+@pytest.mark.parametrize("triangles", [np.zeros((0, 3), int), np.zeros((2, 3)), np.zeros((3, 2), int)])
+def test_triangles_that_are_none_are_refused(triangles):
+    with pytest.raises(InputError, match=r"expected triangles \(T, 3\) of whole numbers"):
+        MeshLoss(triangles)

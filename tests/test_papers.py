@@ -1,5 +1,6 @@
 """What the papers' nets must count, without their data."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from gluonface._compat import mx
 from gluonface.decode import KPNET_SCALES, LIGHT_ANCHORS, decode_scale
 from gluonface.facts import ModelFacts
-from gluonface.model_zoo import get_model, heatmap, kpnet, list_models, maskface, model_facts
+from gluonface.model_zoo import get_model, heatmap, kpnet, list_models, maskface, model_facts, retinaface_mesh
 from gluonface.model_zoo.counting import count_macs, count_parameters
 
 BACKBONES = ["mobilenet0.25", "mobilenet0.5", "mobilenetv2_1.0", "resnet50_v1b"]
@@ -233,3 +234,40 @@ def test_maskface_s_normalisations_behind_the_backbone_are_of_32_groups():
     for block in (network.fpn, network.contexts, network.keypoint_head):
         block.apply(lambda b: found.append(b.groups) if type(b).__name__ == "GroupNorm" else None)
     assert found == [32] * (8 + 5 * 5 + 8)
+
+
+# ---- RetinaFace, section 3.3 and 4.2 ---------------------------------------------------------------------------------
+
+
+def whole_retinaface(backbone, vertices=1103, **options):
+    dataset = "fc26" if backbone == "mobilenet0.25" else "widerface"
+    net = get_model(f"retinaface_{backbone}_mesh{vertices}_{dataset}", **options)
+    net.network.infer_shape(mx.nd.zeros((1, 3, 64, 64)))
+    return net
+
+
+def test_the_whole_retinaface_has_102300_anchors_of_16_to_406_pixels_of_which_p2_has_75_percent():
+    spec = whole_retinaface("mobilenet0.25").spec
+    sides = [side for sides in spec.sizes for side in sides]
+    assert spec.count((640, 640)) == 102_300 and spec.strides == (4, 8, 16, 32, 64)
+    assert 160 * 160 * spec.per_cell / spec.count((640, 640)) == pytest.approx(0.75, abs=1e-3)
+    assert (sides[0], round(sides[-1])) == (16, 406)
+    assert [b / a for a, b in itertools.pairwise(sides)] == pytest.approx([2 ** (1 / 3)] * 14)
+
+
+def test_the_whole_retinaface_with_resnet_50_is_of_the_paper_s_155_mb():
+    network = whole_retinaface("resnet50_v1b").network
+    # Counted 154.2 MiB, BatchNorm's running statistics included.
+    size = sum(math.prod(p.shape) for p in network.collect_params().values()) * 4 / 2**20
+    assert size == pytest.approx(155, rel=0.01)
+    # With predictors of each level's own the mesh alone would be of that many more.
+    assert size + 4 * math.prod(network.mesh_head.weight.shape) * 4 / 2**20 > 190
+
+
+@pytest.mark.parametrize("backbone", retinaface_mesh.VARIANTS)
+def test_the_stated_parameters_and_gf_of_the_whole_retinaface_are_those_counted(backbone):
+    for vertices in (468, 1103):
+        net = whole_retinaface(backbone, vertices)
+        assert count_parameters(net) == net.facts.params
+    plain = whole_retinaface(backbone, deformable=False).network
+    assert count_macs(plain, (1, 3, 640, 640)) / 1e9 == pytest.approx(net.facts.gf, abs=6e-4)

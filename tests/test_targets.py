@@ -14,15 +14,20 @@ from gluonface.errors import InputError
 from gluonface.geometry import box_iou, nms
 from gluonface.targets import (
     MASKFACE_ANCHORS,
+    RETINAFACE_ANCHORS,
     AnchorTargets,
     HeatmapTargets,
     KPNetTargets,
     MaskFaceTargets,
+    MeshTargets,
     MOSTargets,
     ProposalTargets,
+    RefinedTargets,
     TagTargets,
     encode_cells,
+    encode_mesh,
     match_anchors,
+    square_anchors,
 )
 
 NO_POINTS = np.full((1, 5, 2), np.nan, np.float32)
@@ -623,3 +628,148 @@ def test_tags_are_looked_up_in_the_cells_of_the_points():
             assert (np.floor(labels.landmarks5[face, k] / 2) == (x, y)).all()
     np.testing.assert_array_equal(response, kpnet(labels, response_map=True)[-1])
     assert not TagTargets((64, 64)).encode_labels(FaceLabels.empty())[2].any()
+
+
+# ---- meshes and the second head of a cascade -------------------------------------------------------------------------
+
+
+def meshed_labels(*boxes, vertices=6, without=(), **fields) -> FaceLabels:
+    """Faces whose vertices lie in their boxes, 0 deep at the first one, the tip of the nose."""
+    labels = face_labels(*boxes, **fields)
+    shares = np.random.default_rng(7).uniform(0.1, 0.9, (vertices, 3)).astype(np.float32)
+    size = labels.boxes[:, None, 2:] - labels.boxes[:, None, :2]
+    mesh = np.concatenate([labels.boxes[:, None, :2] + shares[:, :2] * size, shares[:, 2:] * size[..., :1]], axis=2)
+    mesh[..., 2] -= mesh[:, :1, 2]
+    mesh[list(without)] = np.nan
+    return labels.with_(mesh=mesh)
+
+
+def handed_on(labels, side=160, **options):
+    """What `MeshTargets` hands on to the second head, of a batch of one."""
+    found = MeshTargets((side, side), num_vertices=labels.mesh.shape[1], **options).encode_labels(labels)
+    return [array[None] for array in found[2:]]
+
+
+def test_a_mesh_is_coded_in_the_frame_of_its_anchor_with_depth_from_the_nose():
+    anchors = np.array([[20, 40, 60, 80]], np.float32)  # of side 40 about (40, 60)
+    mesh = np.array([[[40, 60, 0], [60, 50, 10], [30, 80, -20]]], np.float32)
+    expected = [[0, 0, 0, 0.5, -0.25, 0.25, -0.25, 0.5, -0.5]]
+    np.testing.assert_allclose(encode_mesh(mesh, anchors), expected, atol=1e-6)
+
+
+def test_the_frame_of_a_box_is_the_square_of_its_centre_and_area():
+    squares = square_anchors(np.array([[10, 20, 50, 30], [0, 0, 7, 7]], np.float32))
+    np.testing.assert_allclose(squares, [[20, 15, 40, 35], [0, 0, 7, 7]], atol=1e-5)
+
+
+def test_the_first_head_is_matched_at_7_and_3_tenths_and_a_face_without_such_an_anchor_has_its_best():
+    assert RETINAFACE_ANCHORS == MASKFACE_ANCHORS
+    encoder = MeshTargets((160, 160))
+    for box in (LARGE, [70, 70, 81, 83]):
+        cls, box_targets, *_ = encoder.encode_labels(face_labels(box))
+        overlap = box_iou(encoder.anchors, np.array([box], np.float32))[:, 0]
+        best = np.abs(overlap - overlap.max()) < 1e-6
+        np.testing.assert_array_equal(cls == 1, (overlap >= 0.7) | best)
+        np.testing.assert_array_equal(cls == 0, (overlap < 0.3) & ~best)
+        decoded = decode_boxes(box_targets[cls == 1], encoder.anchors[cls == 1])
+        np.testing.assert_allclose(decoded, np.tile(box, (len(decoded), 1)), atol=1e-3)
+
+
+def test_faces_are_handed_on_before_regions_those_with_a_mesh_first_then_large_ones():
+    boxes = [0, 0, 90, 90], [100, 100, 120, 120], [10, 110, 40, 140], [120, 10, 140, 30]
+    labels = meshed_labels(*boxes, without=[1, 2]).with_(
+        ignore=[True, False, False, False], points_only=[False, True, False, False]
+    )
+    kinds, given, points, meshes = (a[0] for a in handed_on(labels, max_faces=6, max_meshes=2))
+    assert kinds.tolist() == [1, 1, 2, 3, 0, 0]
+    assert given.tolist() == [list(boxes[i]) for i in (3, 2, 1, 0)] + [[0] * 4] * 2
+    np.testing.assert_array_equal(meshes[0], labels.mesh[3])
+    assert meshes.shape == (2, 6, 3) and np.isnan(meshes[1]).all()
+    np.testing.assert_array_equal(points[:3], labels.landmarks5[[3, 2, 1]])
+    cls, *_ = MeshTargets((160, 160), num_vertices=6).encode_labels(labels)
+    assert (cls == 1).any() and (cls == -1).any()
+
+
+def test_a_mesh_of_another_kind_or_none_at_all_is_not_learnt():
+    with_other = MeshTargets((160, 160), num_vertices=9).encode_labels(meshed_labels(LARGE))
+    without = MeshTargets((160, 160), num_vertices=9).encode_labels(face_labels(LARGE))
+    assert np.isnan(with_other[-1]).all() and np.isnan(without[-1]).all()
+    with pytest.raises(InputError, match="num_vertices, max_faces and max_meshes of at least 1, got 0, 512 and 16"):
+        MeshTargets((160, 160), num_vertices=0)
+
+
+def test_the_second_head_learns_in_the_boxes_of_the_first_what_hand_and_paper_say():
+    face = [20, 30, 60, 110]  # 40 x 80
+    labels = meshed_labels(face, [100, 100, 140, 140]).with_(ignore=[False, True])
+    boxes = np.array(
+        [
+            face,  # as it is
+            [20, 30, 60, 70],  # IoU .5: its upper half
+            [20, 30, 60, 66],  # IoU .45
+            [20, 30, 60, 60],  # IoU .375
+            [24, 30, 64, 110],  # IoU 36 / 44
+            [105, 105, 135, 135],  # on the region
+            [200, 200, 230, 230],
+        ],
+        np.float32,
+    )
+    given = handed_on(labels)
+    cls, box, landmark, points, anchors, meshes, masks = (
+        a[0] for a in RefinedTargets(max_mesh_anchors=4)(boxes[None], *given)
+    )
+    assert cls.tolist() == [1, 1, -1, 0, 1, -1, 0]
+    assert points[:, 0].tolist() == [1, 1, 0, 0, 1, 0, 0]
+    side = np.sqrt(40 * 80)
+    np.testing.assert_allclose(box[0], [0, 0, np.log(40 / side), np.log(80 / side)], atol=1e-6)
+    np.testing.assert_allclose(box[4], [-4 / side, 0, np.log(40 / side), np.log(80 / side)], atol=1e-6)
+    # The square of the upper half is that half: of side 40 about (40, 50), 20 above the middle of the face.
+    np.testing.assert_allclose(box[1], [0, 0.5, 0, np.log(2)], atol=1e-6)
+    assert not box[[2, 3, 5, 6]].any()
+    nose = labels.landmarks5[0, 2]
+    np.testing.assert_allclose(landmark[1, 4:6], (nose - (40, 50)) / 40, atol=1e-6)
+    assert masks.tolist() == [1, 1, 1, 0] and anchors.tolist() == [0, 1, 4, 0]
+    x, y, z = labels.mesh[0, 2]
+    np.testing.assert_allclose(meshes[1].reshape(-1, 3)[2], [(x - 40) / 40, (y - 50) / 40, z / 40], atol=1e-6)
+    np.testing.assert_allclose(meshes[0].reshape(-1, 3)[2], [(x - 40) / side, (y - 70) / side, z / side], atol=1e-6)
+    assert not meshes[3].any() and {a.dtype for a in (cls, box, meshes)} == {np.dtype(np.float32)}
+
+
+def test_what_the_second_head_learns_is_decoded_to_the_face():
+    labels = meshed_labels(LARGE, SMALL, [100, 10, 140, 60], without=[1])
+    rng = np.random.default_rng(2)
+    boxes = (labels.boxes[rng.integers(3, size=(2, 40))] + rng.normal(0, 3, (2, 40, 4))).astype(np.float32)
+    given = [np.repeat(a, 2, axis=0) for a in handed_on(labels)]
+    cls, box, landmark, _, anchors, meshes, masks = RefinedTargets()(boxes, *given)
+    assert (cls == 1).sum(axis=1).min() > 20 and masks.sum() < (cls == 1).sum()
+    for image in range(2):
+        frames, positive = square_anchors(boxes[image]), cls[image] == 1
+        face = box_iou(boxes[image], labels.boxes).argmax(axis=1)
+        found = decode_boxes(box[image], frames)[positive]
+        np.testing.assert_allclose(found, labels.boxes[face[positive]], atol=1e-2)
+        found = decode_points(landmark[image], frames)[positive]
+        np.testing.assert_allclose(found, labels.landmarks5[face[positive]], atol=1e-2)
+        for number, coded, mask in zip(anchors[image].astype(int), meshes[image], masks[image]):
+            if mask:
+                np.testing.assert_allclose(
+                    coded, encode_mesh(labels.mesh[[face[number]]], frames[[number]])[0], atol=1e-5
+                )
+
+
+def test_a_face_whose_points_alone_are_learnt_has_a_mesh_but_no_class():
+    labels = meshed_labels(LARGE).with_(points_only=[True])
+    cls, _, _, points, _, _, masks = RefinedTargets()(np.array([[LARGE]], np.float32), *handed_on(labels))
+    assert cls.tolist() == [[-1]] and points.tolist() == [[[1]]] and masks[0].sum() == 1
+
+
+def test_of_more_anchors_than_fit_those_of_best_overlap_learn_the_mesh():
+    labels = meshed_labels(LARGE)
+    boxes = np.array([[40, 30, 90, 90 - 3 * i] for i in (4, 0, 3, 1, 2)], np.float32)
+    *_, anchors, _, masks = RefinedTargets(max_mesh_anchors=3)(boxes[None], *handed_on(labels))
+    assert anchors.tolist() == [[1, 3, 4]] and masks.tolist() == [[1, 1, 1]]
+
+
+def test_an_image_without_faces_is_all_background_for_the_second_head_too():
+    labels = FaceLabels.empty().with_(mesh=np.zeros((0, 6, 3), np.float32))
+    boxes = np.array([[[0, 0, 9, 9], [5, 5, 40, 30]]], np.float32)
+    cls, box, _, points, _, meshes, masks = RefinedTargets()(boxes, *handed_on(labels))
+    assert not any(a.any() for a in (cls, box, points, meshes, masks))

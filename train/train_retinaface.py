@@ -1,4 +1,4 @@
-r"""Train RetinaFace (light variants).
+r"""Train RetinaFace: the light variants, and those with a mesh.
 
 The paper's recipe (section 4.2), WIDER FACE, 4 GPUs: random square crops to 640, flip, photometric distortion; SGD .9,
 weight decay 5e-4, batch 32; 1e-3 -> 1e-2 after 5 epochs, /10 at 55 and 68, 80 epochs:
@@ -10,6 +10,14 @@ weight decay 5e-4, batch 32; 1e-3 -> 1e-2 after 5 epochs, /10 at 55 and 68, 80 e
 The weights that come with the package were trained on two CPU cores from the published WIDER FACE checkpoint; the two
 commands, the hours they took and the figures they gave are in model_zoo/retinaface_mobilenet0.25_fc26.md and
 .._mask.md.
+
+The whole of the paper, with the recipe above, where faces whose annotation names a row of ``meshes.npz`` learn a mesh,
+too, and other photos may be added of which one face each is labelled; the rows of its ablation (Table 1) are flags:
+``--deformable no --no-cascade`` (baseline), ``--deformable no``, neither, each without ``--mesh``, and with:
+
+    python train/train_retinaface.py --model retinaface_resnet50_v1b_mesh1103_widerface --pretrained-base \
+        --train data/widerface_train.jsonl --train-points data/aflw_train.jsonl --images ~/photos \
+        --mesh data/meshes.npz --topology data/mesh1103.npz --val data/widerface_val.jsonl --gpus 0,1,2,3
 """
 
 from __future__ import annotations
@@ -17,20 +25,31 @@ from __future__ import annotations
 import argparse
 import logging
 
+import numpy as np
+
 from gluonface._compat import mx
-from gluonface.data.facejsonl import FaceJsonLines
+from gluonface.data.base import FaceSample
+from gluonface.data.facejsonl import FaceJsonLines, attach_meshes
 from gluonface.data.loader import BatchLoader
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
-from gluonface.loss import AnchorLoss
-from gluonface.model_zoo import get_model, import_insightface
+from gluonface.errors import InputError
+from gluonface.geometry import box_iou
+from gluonface.loss import AnchorLoss, FirstHeadLoss, MeshLoss
+from gluonface.mesh import MeshTopology, load_topology, topology_468
+from gluonface.model_zoo import get_model, import_insightface, model_facts
+from gluonface.model_zoo.retinaface_mesh import num_vertices
+from gluonface.pipeline import FaceAnalyzer
+from gluonface.targets import MeshTargets, RefinedTargets
 from gluonface.training.detection import (
     NormalisedBatches,
     add_anchor_arguments,
+    add_points_arguments,
     add_size_arguments,
     add_view_arguments,
     anchor_targets,
     detection_validator,
     load_start,
+    training_samples,
     training_views,
 )
 from gluonface.training.inputs import add_base_argument, add_data_arguments, batch_loader, image_preparer
@@ -47,6 +66,9 @@ PAPER = TrainConfig(
     wd=5e-4,
     save_prefix="runs/retinaface",
 )
+#: IoU from which an anchor is a face, and below which it is background: of the first head of a cascade, and of the
+#: second (section 3.3). A light variant has one of its own.
+FIRST_IOU, REFINED_IOU = (0.7, 0.3), (0.5, 0.4)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -63,21 +85,67 @@ def parse_args(argv=None) -> argparse.Namespace:
     start.add_argument("--start-insightface", metavar="PARAMS", help="start from an InsightFace-style checkpoint")
     data = parser.add_argument_group("data")
     add_data_arguments(data, "AP")
+    add_points_arguments(data)
     add_size_arguments(data)
     add_view_arguments(parser)
     loss = parser.add_argument_group("loss")
     loss.add_argument("--box-weight", type=float, default=1.0, help="lambda 1")
     loss.add_argument("--landmark-weight", type=float, default=1.0, help="lambda 2")
     add_anchor_arguments(loss)
+    mesh = parser.add_argument_group("of models with a mesh")
+    mesh.add_argument(
+        "--mesh", metavar="NPZ", help="meshes of faces, by the rows that annotations name; without, no mesh is learnt"
+    )
+    mesh.add_argument("--topology", metavar="NPZ", help="what their vertices are (default: the 468 of the package)")
+    mesh.add_argument("--mesh-weight", type=float, default=1.0, help="lambda 3")
+    mesh.add_argument("--edge-weight", type=float, default=1.0, help="lambda 0, of edges against vertices")
+    mesh.add_argument("--val-mesh", metavar="JSONL", help="annotations for the error of meshes after each epoch")
+    mesh.add_argument("--no-cascade", action="store_true", help="one head, in the anchors themselves")
+    mesh.add_argument(
+        "--deformable", choices=("yes", "no"), help="deformable convolution (default: as the model has it)"
+    )
+    mesh.add_argument("--refined-positive-iou", type=float, default=REFINED_IOU[0], help="of the second, or only, head")
+    mesh.add_argument("--refined-negative-iou", type=float, default=REFINED_IOU[1])
     add_training_arguments(parser, PAPER)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if model_facts(args.model).variant:
+        parser.set_defaults(positive_iou=FIRST_IOU[0], negative_iou=FIRST_IOU[1])
+        return parser.parse_args(argv)
+    if args.mesh or args.topology or args.val_mesh:
+        parser.error(f"{args.model} has no mesh; those that have are called retinaface_<backbone>_mesh<V>_<dataset>")
+    return args
+
+
+def read_topology(args: argparse.Namespace) -> MeshTopology | None:
+    """What the vertices of the model's mesh are; None where none is learnt.
+
+    Raises
+    ------
+    InputError
+        It has another number of vertices than the model.
+    """
+    if not args.mesh:
+        return None
+    topology = load_topology(args.topology) if args.topology else topology_468()
+    wanted = num_vertices(model_facts(args.model).variant)
+    if topology.num_vertices != wanted:
+        raise InputError(
+            f"{args.model}: expected a topology of {wanted} vertices, got {topology.name} of {topology.num_vertices}; "
+            "name another file with --topology"
+        )
+    return topology
 
 
 def build_net(args: argparse.Namespace):
     """The net to train, initialised."""
     if args.start_insightface:
         return import_insightface(args.start_insightface, name=args.model)
-    net = get_model(args.model, pretrained_base=args.pretrained_base)
+    options = {}
+    if model_facts(args.model).variant:
+        options = {"mesh": bool(args.mesh), "cascade": not args.no_cascade}
+        if args.deformable:
+            options["deformable"] = args.deformable == "yes"
+    net = get_model(args.model, pretrained_base=args.pretrained_base, **options)
     net.initialize(mx.init.MSRAPrelu(slope=0))
     if args.start:
         load_start(net, args.start)
@@ -85,15 +153,130 @@ def build_net(args: argparse.Namespace):
     return net
 
 
-def make_loader(args: argparse.Namespace, config: TrainConfig, rank: int, num_workers: int) -> BatchLoader:
+def read_samples(args: argparse.Namespace, topology: MeshTopology | None) -> list[FaceSample]:
+    """All training photos: those labelled completely, then those of which one face is."""
+    samples = [sample for part in training_samples(args) for sample in part]
+    return samples if topology is None else attach_meshes(samples, args.mesh, topology)
+
+
+def make_loader(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    rank: int,
+    num_workers: int,
+    topology: MeshTopology | None = None,
+) -> BatchLoader:
     """Batches of crops and anchor targets."""
-    views = training_views(args, FaceJsonLines(args.train, args.images, args.sources).samples, config.seed)
-    return batch_loader(views, anchor_targets(args).encode_labels, config, args.worker_kind, rank, num_workers)
+    views = training_views(args, read_samples(args, topology), config.seed)
+    targets = anchor_targets(args)
+    if model_facts(args.model).variant:
+        vertices = 1 if topology is None else topology.num_vertices
+        targets = anchor_targets(args, MeshTargets, num_vertices=vertices)
+    return batch_loader(views, targets.encode_labels, config, args.worker_kind, rank, num_workers)
 
 
 def positives(images, cls_targets, *others) -> int:
     """Anchors that class, box and points are means over."""
     return (cls_targets == 1).sum()
+
+
+def light_losses(args: argparse.Namespace):
+    """``loss_fn`` of the engine for a light variant."""
+    loss = AnchorLoss(args.box_weight, args.landmark_weight, args.hard_negatives, smooth_at=args.smooth_at)
+    loss.hybridize(static_alloc=True)
+
+    def losses(net, x, *targets):
+        return dict(zip(("cls", "box", "landmark"), loss(*net.network(x), *targets)))
+
+    return losses
+
+
+class CascadeLosses(mx.gluon.Block):
+    """``loss_fn`` of the engine for a model with a mesh: class and box of the first head; class, box, points, vertices
+    and edges of the second, in the boxes that the first has just predicted.
+    """
+
+    def __init__(self, args: argparse.Namespace, topology: MeshTopology | None):
+        super().__init__()
+        self.targets = RefinedTargets(args.refined_positive_iou, args.refined_negative_iou)
+        shared = {"negatives_per_positive": args.hard_negatives, "smooth_at": args.smooth_at}
+        self.first = FirstHeadLoss(args.box_weight, **shared)
+        self.second = AnchorLoss(args.box_weight, args.landmark_weight, **shared)
+        self.mesh_weight, self.mesh = args.mesh_weight, None
+        if topology is not None:
+            self.mesh = MeshLoss(topology.triangles, args.edge_weight, args.smooth_at)
+        for block in self._children.values():
+            block.hybridize(static_alloc=True)
+
+    def forward(self, net, x, *arrays):
+        """Parts of the loss, see `gluonface.engine.Engine`."""
+        cls_targets, box_targets, *faces, per_anchor = arrays
+        cls, box, landmark, *rest = net.network(x)
+        parts = {}
+        with mx.autograd.pause():
+            places = mx.nd.broadcast_axis(net.anchors(x), axis=0, size=len(x))
+            if net.network.cascade:
+                places = net.first_boxes(x, rest[-1])
+            made = self.targets(*(array.asnumpy() for array in (places, *faces)))
+            refined = [mx.nd.array(array, ctx=x.ctx) for array in (*made, *_means(made))]
+        *targets, anchors, meshes, masks, per_box, per_point, per_mesh = refined
+        if net.network.cascade:
+            parts = dict(zip(("first_cls", "first_box"), self.first(*rest[-2:], cls_targets, box_targets, per_anchor)))
+        parts.update(zip(("cls", "box", "landmark"), self.second(cls, box, landmark, *targets, per_box, per_point)))
+        if self.mesh is not None:
+            coded = net.network.mesh_head(rest[0], anchors)
+            vertex, edge = self.mesh(coded, meshes, masks, per_mesh)
+            parts.update(vertex=vertex * self.mesh_weight, edge=edge * self.mesh_weight)
+        return parts
+
+
+def _means(made: tuple) -> tuple:
+    """The factors of `AnchorLoss` for anchors with a face and for those with points, and for those with a mesh."""
+    cls_targets, _, _, landmark_masks, _, _, mesh_masks = made
+    counts = (cls_targets == 1).sum(), landmark_masks.sum(), mesh_masks.sum()
+    return tuple(np.full(len(cls_targets), len(cls_targets) / max(1.0, float(n)), np.float32) for n in counts)
+
+
+def mesh_validator(samples: list[FaceSample], size: int):
+    """``evaluate(net)``: mean distance of the vertices of found faces from labelled meshes, in shares of the face's
+    size (square root of the box's area): on the image, and in space.
+    """
+    samples = [sample for sample in samples if sample.faces.mesh is not None]
+    if not samples:
+        raise InputError("--val-mesh: expected faces with meshes, got none")
+
+    def evaluate(net) -> dict[str, float]:
+        analyzer = FaceAnalyzer(net, size=size, score_thresh=0.02, batch_size=4)
+        flat, deep, missed = [], [], 0
+        for sample, found in zip(samples, analyzer.stream(sample.image_path for sample in samples)):
+            labels = sample.faces[np.isfinite(sample.faces.mesh).all(axis=(1, 2)) & ~sample.faces.ignore]
+            overlap = box_iou(labels.boxes, found.boxes)
+            hit = overlap.max(axis=1, initial=0) >= 0.5
+            missed += int((~hit).sum())
+            if hit.any():
+                off = found.mesh[overlap[hit].argmax(axis=1)] - labels.mesh[hit]
+                sizes = labels.face_sizes[hit, None]
+                flat.append((np.linalg.norm(off[..., :2], axis=2) / sizes).mean(axis=1))
+                deep.append((np.linalg.norm(off, axis=2) / sizes).mean(axis=1))
+        means = [float(np.concatenate(parts).mean()) if parts else float("nan") for parts in (flat, deep)]
+        return {"mesh_nme": means[0], "mesh_nme_3d": means[1], "mesh_missed": float(missed)}
+
+    return evaluate
+
+
+def validator(args: argparse.Namespace, topology: MeshTopology | None):
+    """AP on ``--val`` and the error of meshes on ``--val-mesh``."""
+    tests = []
+    if args.val:
+        tests.append(detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size))
+    if args.val_mesh and topology is not None:
+        posed = FaceJsonLines(args.val_mesh, args.images, meshes=args.mesh, topology=topology).samples
+        tests.append(mesh_validator(posed, args.val_size))
+
+    def evaluate(net) -> dict[str, float]:
+        return {key: value for test in tests for key, value in test(net).items()}
+
+    return evaluate if tests else None
 
 
 def main(argv=None) -> None:
@@ -102,24 +285,24 @@ def main(argv=None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = config_from_args(args)
     seed_everything(config.seed)
+    topology = read_topology(args)
     net = build_net(args)
     net.hybridize(static_alloc=True)
-    loss = AnchorLoss(args.box_weight, args.landmark_weight, args.hard_negatives, smooth_at=args.smooth_at)
-    loss.hybridize(static_alloc=True)
-
-    def losses(net, x, *targets):
-        return dict(zip(("cls", "box", "landmark"), loss(*net.network(x), *targets)))
-
+    losses = CascadeLosses(args, topology) if model_facts(args.model).variant else light_losses(args)
     engine = Engine(
         net,
         losses,
         config,
         prepare=image_preparer(net.facts),
-        evaluate=detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size) if args.val else None,
+        evaluate=validator(args, topology),
         best_key="ap50" if args.val else None,
     )
-    with make_loader(args, config, engine.rank, engine.num_workers) as loader:
-        engine.fit(lambda epoch: NormalisedBatches(loader.epoch(epoch), positives, positives))
+    if topology is not None:
+        losses.mesh.initialize(ctx=engine.contexts)  # constants
+    # The points of a light variant are, as ever, a mean over all positive anchors.
+    means = (positives,) if model_facts(args.model).variant else (positives, positives)
+    with make_loader(args, config, engine.rank, engine.num_workers, topology) as loader:
+        engine.fit(lambda epoch: NormalisedBatches(loader.epoch(epoch), *means))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The label layout every dataset reader gives and every transform moves. NumPy only.
 
 Coordinates are continuous pixels: the image covers [0, W] x [0, H] and the centre of its first pixel is (0.5, 0.5).
-Letters: M labelled faces.
+Letters: M labelled faces, V vertices.
 """
 
 from __future__ import annotations
@@ -63,10 +63,16 @@ class FaceLabels:
         Which landmarks: a key of `gluonface.faces.SCHEMES`; goes with `landmarks`.
     mesh_row : (M,) int64
         Row of the dataset's mesh array, -1 where there is none.
+    mesh : (M, V, 3) float32, optional
+        Vertices: x, y in pixels, z in the same unit, smaller nearer to the camera, 0 at the tip of the nose. NaN for a
+        face without; None when no face has one. See `attach_meshes`.
+    mesh_flip : (V,) int64, optional
+        Vertex v of a mirrored mesh is vertex ``mesh_flip[v]`` of the original one; goes with `mesh`. None where the
+        mesh is not symmetric: such faces cannot be mirrored.
     landmarks5_human : (M,) bool
         True where people, not a detector, placed the five points.
     points_only : (M,) bool
-        True for a face whose points and pose are to be learnt, but neither its class nor its box; see
+        True for a face whose points, pose and mesh are to be learnt, but neither its class nor its box; see
         `label_points_only`.
     attributes : list of dict
         What else the dataset says about each face.
@@ -86,6 +92,8 @@ class FaceLabels:
     landmarks: np.ndarray | None = None
     scheme: str | None = None
     mesh_row: np.ndarray | None = None
+    mesh: np.ndarray | None = None
+    mesh_flip: np.ndarray | None = None
     landmarks5_human: np.ndarray | None = None
     points_only: np.ndarray | None = None
     attributes: list[dict[str, Any]] | None = None
@@ -107,6 +115,7 @@ class FaceLabels:
                     value = value.reshape(count, *shape)
             object.__setattr__(self, name, value)
         self._check_landmarks(count)
+        self._check_mesh(count)
         for name, empty in (("attributes", dict), ("box_from", str)):
             value = getattr(self, name)
             value = [empty() for _ in range(count)] if value is None else list(value)
@@ -129,6 +138,25 @@ class FaceLabels:
             landmarks = landmarks.reshape(shape)
         object.__setattr__(self, "landmarks", landmarks)
 
+    def _check_mesh(self, count: int) -> None:
+        if self.mesh is None:
+            if self.mesh_flip is not None:
+                raise InputError("mesh_flip goes with mesh, got it alone")
+            return
+        mesh = np.asarray(self.mesh, np.float32)
+        if mesh.ndim != 3 or len(mesh) != count or mesh.shape[2] != 3:
+            raise InputError(f"mesh of {count} faces must have the shape ({count}, V, 3), got {mesh.shape}")
+        object.__setattr__(self, "mesh", mesh)
+        if self.mesh_flip is not None:
+            flip = np.asarray(self.mesh_flip, np.int64)
+            vertices = np.arange(mesh.shape[1])
+            if not np.array_equal(np.sort(flip), vertices) or (flip[flip] != vertices).any():
+                raise InputError(
+                    f"mesh_flip must name for each of {mesh.shape[1]} vertices its mirror image, and for that the "
+                    f"vertex, got an array of shape {flip.shape}"
+                )
+            object.__setattr__(self, "mesh_flip", flip)
+
     @classmethod
     def empty(cls) -> FaceLabels:
         """Labels of an image without faces: boxes of shape (0, 4)."""
@@ -145,6 +173,8 @@ class FaceLabels:
         picked = {name: getattr(self, name)[rows] for name in _ARRAYS}
         if self.landmarks is not None:
             picked.update(landmarks=self.landmarks[rows], scheme=self.scheme)
+        if self.mesh is not None:
+            picked.update(mesh=self.mesh[rows], mesh_flip=self.mesh_flip)
         return FaceLabels(**picked, **{name: [getattr(self, name)[row] for row in rows] for name in _LISTS})
 
     def with_(self, **changes: Any) -> FaceLabels:
@@ -164,7 +194,7 @@ def concat_labels(parts: Sequence[FaceLabels]) -> FaceLabels:
     Raises
     ------
     InputError
-        They hold landmarks of different schemes.
+        They hold landmarks of different schemes, or meshes of different kinds.
     """
     if not parts:
         return FaceLabels.empty()
@@ -180,6 +210,16 @@ def concat_labels(parts: Sequence[FaceLabels]) -> FaceLabels:
         merged["landmarks"] = np.concatenate(
             [np.full((len(p), *shape), np.nan, np.float32) if p.landmarks is None else p.landmarks for p in parts]
         )
+    meshes = [part for part in parts if part.mesh is not None]
+    if meshes:
+        shape, flip = meshes[0].mesh.shape[1:], meshes[0].mesh_flip
+        if any(p.mesh.shape[1:] != shape or not np.array_equal(p.mesh_flip, flip) for p in meshes):
+            counts = ", ".join(sorted({str(p.mesh.shape[1]) for p in meshes}))
+            raise InputError(f"labels with meshes of one kind can be joined, got meshes of {counts} vertices")
+        merged["mesh_flip"] = flip
+        merged["mesh"] = np.concatenate(
+            [np.full((len(p), *shape), np.nan, np.float32) if p.mesh is None else p.mesh for p in parts]
+        )
     for name in _LISTS:
         merged[name] = [entry for part in parts for entry in getattr(part, name)]
     return FaceLabels(**merged)
@@ -188,8 +228,8 @@ def concat_labels(parts: Sequence[FaceLabels]) -> FaceLabels:
 def label_points_only(sample: FaceSample) -> FaceSample:
     """A photo of which one face is labelled and others may be in it, made fit to train a detector on.
 
-    Points and pose of the labelled face are learnt, its class and box are not, and the whole photo is an ignore region:
-    nothing in it is background.
+    Points, pose and mesh of the labelled face are learnt, its class and box are not, and the whole photo is an ignore
+    region: nothing in it is background.
     """
     height, width = sample.size_hw
     faces = sample.faces.with_(points_only=~sample.faces.ignore)

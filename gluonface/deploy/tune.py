@@ -25,7 +25,7 @@ from .._compat import import_optional
 from ..errors import DataError, DeployError
 from ..files import write_atomically
 from ..model_zoo.store import find_file
-from .runtime.machine import processor_name
+from .runtime.machine import cpu_features, processor_name
 from .schedules import Knobs, Tile, candidates, schedule, signature, tile_of
 
 __all__ = ["Record", "Records", "search"]
@@ -186,6 +186,17 @@ def search(
     return records
 
 
+def _check_processor(target) -> None:
+    """Refuse a target whose kernels this processor cannot run: it would end the whole process."""
+    here = cpu_features()
+    missing = [] if here is None else sorted(set(target.features) - here)
+    if missing:
+        raise DeployError(
+            f"tuning for {target.name} runs its kernels, and this processor lacks {', '.join(missing)}: tune on a "
+            "machine that has them, or give --rpc and --key of one"
+        )
+
+
 class _Measure:
     """Builds schedules and runs them, on one core of this machine or of a device behind an RPC tracker."""
 
@@ -193,6 +204,8 @@ class _Measure:
         self._tvm = import_optional("tvm", "tune")
         self._target, self._link, self.error = target.tvm_target(), target.link(), ""
         self._remote = None
+        if rpc is None:
+            _check_processor(target)
         self.about = {"machine": processor_name(), "tvm": str(self._tvm.__version__)}
         if rpc is not None:
             host, port, key = rpc

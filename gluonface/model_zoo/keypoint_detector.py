@@ -26,6 +26,10 @@ from .block import ZooBlock
 
 #: Where boxes come from: the points, or the scale proposals alone (KPNet, Table 3).
 BOXES = ("points", "proposals")
+#: What a face's score is. "mean": eq. 8, of the probability of its proposal and the peaks of three points' softmax.
+#: "proposal": the probability alone. A softmax over the few cells of a small square peaks by itself, so that the mean
+#: ranks small squares first until the net is sure of its points.
+SCORINGS = ("mean", "proposal")
 
 
 def faces_out(F, points, boxes, scores, num_points: int, nms_thresh: float, post_nms: int):
@@ -169,6 +173,8 @@ class KeypointDetector(MapDetector):
         K.
     boxes : str
         One of `BOXES`.
+    scoring : str
+        One of `SCORINGS`.
     beta : float
         Of the softmax whose peaks count in the score.
     **options
@@ -182,6 +188,7 @@ class KeypointDetector(MapDetector):
         *,
         num_points: int = 5,
         boxes: str = "points",
+        scoring: str = "mean",
         beta: float = 1.0,
         **options,
     ):
@@ -191,7 +198,7 @@ class KeypointDetector(MapDetector):
             self.points = PointsInSquares()
             # The scale proposals alone are scored alone; features have no peaks.
             self.peaks, self.score = None, FaceScore()
-            if boxes == "points" and network.response_head is not None:
+            if scoring == "mean" and boxes == "points" and network.response_head is not None:
                 self.peaks = PointPeaks(SCORE_POINTS[num_points], beta=beta)
 
     def find_points(self, maps, squares, probabilities):

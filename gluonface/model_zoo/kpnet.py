@@ -22,7 +22,7 @@ from ..nn.blocks import PartlyUsed
 from ..nn.heads import AnchorHead
 from ..nn.keypoints import SquareArgmax, SquareRegression, SquareSoftArgmax
 from .detector import FaceDetector
-from .keypoint_detector import BOXES, KeypointDetector, TagDetector
+from .keypoint_detector import BOXES, SCORINGS, KeypointDetector, TagDetector
 from .kpnet_backbones import DRNet, HourglassLight
 
 nn = mx.gluon.nn
@@ -198,6 +198,7 @@ def kpnet(
     reader: str = "soft",
     boxes: str = "points",
     box_style: str = "corpus",
+    scoring: str | None = None,
     head: str = "keypoints",
     beta: float = 1.0,
     **nms: float,
@@ -221,11 +222,13 @@ def kpnet(
         see :meth:`KeypointDetector.find_points`.
     box_style : {"corpus", "tight", "square"}
         See `gluonface.box_mapping.BOX_STYLES`.
+    scoring : {"mean", "proposal"}, optional
+        What a face's score is, see `gluonface.model_zoo.keypoint_detector.SCORINGS`; that of the facts by default.
     head : {"keypoints", "anchors", "tags"}
-        What else may stand on the backbone (Table 6); reader, boxes and beta are then of no use. "anchors" gives a
-        `FaceDetector` with one level of anchors, for `gluonface.targets.AnchorTargets` and `gluonface.loss.AnchorLoss`,
-        whose boxes have no style. "tags" gives a `TagDetector`, for `gluonface.targets.TagTargets`,
-        `gluonface.loss.MapLoss` and `gluonface.loss.TagLoss`.
+        What else may stand on the backbone (Table 6); reader, boxes, scoring, beta are then of no use. "anchors" gives
+        a `FaceDetector` with one level of anchors, for `gluonface.targets.AnchorTargets` and
+        `gluonface.loss.AnchorLoss`, whose boxes have no style. "tags" gives a `TagDetector`, for
+        `gluonface.targets.TagTargets`, `gluonface.loss.MapLoss` and `gluonface.loss.TagLoss`.
     beta : float
         What the response map is multiplied with before the softmax.
     **nms
@@ -243,7 +246,9 @@ def kpnet(
     """
     if pretrained_base:
         raise InputError(f"{facts.name}: its backbone has no pretrained weights; expected pretrained_base=False")
+    scoring = facts.scoring if scoring is None else scoring
     for name, value, known in (
+        ("scoring", scoring, SCORINGS),
         ("reader", reader, READERS),
         ("boxes", boxes, BOXES),
         ("head", head, HEADS),
@@ -261,4 +266,5 @@ def kpnet(
     if head == "tags":
         return TagDetector(TagNetwork(backbone, num_points), facts, num_points=num_points, box_style=box_style, **nms)
     network = KPNetNetwork(backbone, num_points, reader, beta)
-    return KeypointDetector(network, facts, num_points=num_points, boxes=boxes, box_style=box_style, beta=beta, **nms)
+    options = {"boxes": boxes, "box_style": box_style, "scoring": scoring, "beta": beta}
+    return KeypointDetector(network, facts, num_points=num_points, **options, **nms)

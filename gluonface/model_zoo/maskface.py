@@ -67,9 +67,20 @@ class MaskFaceNetwork(PartlyUsed, nn.HybridBlock):
         K; 0 for a detector without keypoint head.
     k0 : float
         See `gluonface.nn.roi.PyramidRoIAlign`.
+    context : bool
+        False leaves the context modules out: the heads look at the pyramid itself.
     """
 
-    def __init__(self, backbone, channels: int, spec: AnchorSpec, num_points: int = 5, k0: float = 3, **kwargs):
+    def __init__(
+        self,
+        backbone,
+        channels: int,
+        spec: AnchorSpec,
+        num_points: int = 5,
+        k0: float = 3,
+        context: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         with self.name_scope():
             self.backbone = backbone
@@ -77,7 +88,7 @@ class MaskFaceNetwork(PartlyUsed, nn.HybridBlock):
             self.fpn = FPN(channels, backbone.channels)
             self.contexts = nn.HybridSequential()
             for _ in spec.strides:
-                self.contexts.add(GroupContext(channels))
+                self.contexts.add(GroupContext(channels) if context else nn.HybridSequential(prefix=""))
             self.cls_head = SharedAnchorHead(2, spec.per_cell, channels, bias=_Prior())
             self.box_head = SharedAnchorHead(4, spec.per_cell, channels)
             self.keypoint_head = KeypointHead(channels, num_points, spec.strides, k0) if num_points else None
@@ -219,7 +230,12 @@ MODELS = [(f"maskface_{backbone}_{dataset}", backbone, "", dataset) for backbone
 
 
 def figures(
-    backbone: str, variant: str, dataset: str, channels: int | None = None, num_points: int | None = None
+    backbone: str,
+    variant: str,
+    dataset: str,
+    channels: int | None = None,
+    num_points: int | None = None,
+    context: bool = True,
 ) -> dict:
     """Parameters of a net, frozen ones too, and GF of its boxes, counted layer by layer; what points cost depends on
     the faces: `keypoint_macs` for each.
@@ -231,13 +247,13 @@ def figures(
     levels = (cut.early[1], *cut.channels)
     cells = [(SIZE // stride) ** 2 for stride in MASKFACE_ANCHORS.strides]
     # A factor and an offset for each channel of each normalisation.
-    smooth, context, predictors = 9 * c * c, 9 * c * c * 3 // 2, 6 * MASKFACE_ANCHORS.per_cell
+    smooth, around, predictors = 9 * c * c, 9 * c * c * 3 // 2 * context, 6 * MASKFACE_ANCHORS.per_cell
     params = one.params + sum(levels) * c + len(levels) * (smooth + 4 * c)
-    params += len(cells) * (context + 4 * c) + predictors * (c + 1)
+    params += len(cells) * (around + 4 * c * context) + predictors * (c + 1)
     if num_points:
         params += KeypointHead.DEPTH * (smooth + 2 * c) + (16 * c + 1) * num_points
     macs = one.macs + sum(n * (level + 9 * c) * c for n, level in zip(cells, levels))
-    macs += sum(cells) * (context + predictors * c)
+    macs += sum(cells) * (around + predictors * c)
     return {"params": params, "gf": macs / 1e9, "size": SIZE}
 
 
@@ -255,6 +271,7 @@ def maskface(
     num_points: int | None = None,
     k0: float = 3,
     keypoints: bool = True,
+    context: bool = True,
     frozen: bool = True,
     decoder: str | None = None,
     **nms: float,
@@ -276,6 +293,8 @@ def maskface(
         map (section 4.4).
     keypoints : bool
         False leaves the keypoint head out: boxes alone.
+    context : bool
+        False leaves the context modules out, the paper's "FPN" (tables 1 and 6).
     frozen : bool
         Training leaves the backbone up to C2 and all its BatchNorms as they are, as the paper does (section 3.3). False
         to start from random weights, which need their statistics.
@@ -305,12 +324,12 @@ def maskface(
     if not 2 <= k0 <= 6:
         raise InputError(f"expected k0 to be from 2 to 6, the levels of the pyramid, got {k0}")
     num_points = (DATASETS[facts.dataset] if num_points is None else num_points) if keypoints else 0
-    counted = figures(facts.backbone, facts.variant, facts.dataset, channels, num_points)
+    counted = figures(facts.backbone, facts.variant, facts.dataset, channels, num_points, context)
     facts = dataclasses.replace(facts, params=counted["params"], gf=counted["gf"])
     base = Backbone(row.backbone, pretrained=pretrained_base, root=root, early=True)
     if frozen:
         base.freeze()
-    network = MaskFaceNetwork(base, channels, MASKFACE_ANCHORS, num_points, k0)
+    network = MaskFaceNetwork(base, channels, MASKFACE_ANCHORS, num_points, k0, context)
     return MaskFaceDetector(
         network, MASKFACE_ANCHORS, facts, num_points=num_points, decoder=decoder or facts.decoder, **nms
     )

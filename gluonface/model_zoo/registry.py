@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .._compat import mx
 from ..errors import InputError, ModelNotFoundError
 from ..facts import ModelFacts
-from . import heatmap, kpnet, maskface, mos, retinaface, store, weights
+from . import heatmap, kpnet, maskface, mos, retinaface, retinaface_mesh, store, weights
 
 __all__ = ["DEFAULT_DETECTOR", "get_model", "list_models", "model_facts"]
 
@@ -37,6 +37,8 @@ class System:
         Which of get_model's options its nets have.
     parse : callable, optional
         Name to (backbone, variant, dataset), or None, for models that are not listed.
+    variant_options : callable, optional
+        ``variant_options(variant)``: options that nets of this variant have besides.
     """
 
     task: str
@@ -45,6 +47,11 @@ class System:
     build: Callable
     options: tuple[str, ...]
     parse: Callable | None = None
+    variant_options: Callable[[str], tuple[str, ...]] | None = None
+
+    def options_of(self, variant: str) -> tuple[str, ...]:
+        """All options of a net."""
+        return self.options if self.variant_options is None else (*self.options, *self.variant_options(variant))
 
 
 _NMS = ("nms_thresh", "nms_topk", "post_nms", "score_thresh")
@@ -55,6 +62,8 @@ _SYSTEMS = {
         retinaface.figures,
         retinaface.retinaface,
         options=_NMS,
+        parse=retinaface_mesh.parse,
+        variant_options=retinaface.options,
     ),
     "mos": System(
         "detection",
@@ -68,14 +77,14 @@ _SYSTEMS = {
         kpnet.MODELS,
         kpnet.figures,
         kpnet.kpnet,
-        options=(*_NMS, "head", "num_points", "reader", "boxes", "box_style", "beta"),
+        options=(*_NMS, "head", "num_points", "reader", "boxes", "box_style", "scoring", "beta"),
     ),
     "maskface": System(
         "detection",
         maskface.MODELS,
         maskface.figures,
         maskface.maskface,
-        options=(*_NMS, "channels", "num_points", "k0", "keypoints", "frozen", "decoder"),
+        options=(*_NMS, "channels", "num_points", "k0", "context", "keypoints", "frozen", "decoder"),
     ),
     "heatmap": System(
         "landmarks",
@@ -174,12 +183,16 @@ def get_model(
     score_thresh: float | None = None,
     head: str | None = None,
     deformable: bool | None = None,
+    cascade: bool | None = None,
+    mesh: bool | None = None,
     reader: str | None = None,
     boxes: str | None = None,
     box_style: str | None = None,
+    scoring: str | None = None,
     beta: float | None = None,
     channels: int | None = None,
     k0: float | None = None,
+    context: bool | None = None,
     keypoints: bool | None = None,
     frozen: bool | None = None,
     filters: int | None = None,
@@ -194,7 +207,7 @@ def get_model(
     ----------
     name : str
         One of :func:`list_models`: ``<system>_<backbone>[_<variant>]_<dataset>``. The variant of a heatmap net may be
-        any string of up to four letters s and d, listed or not.
+        any string of up to four letters s and d, listed or not, that of a RetinaFace with a mesh any ``mesh<V>``.
     pretrained : bool
         Load the weights that came with the package; they are found by their SHA-256, nothing is downloaded.
     pretrained_base : bool or path
@@ -206,18 +219,20 @@ def get_model(
         Folder searched for weights before the package's own.
     nms_thresh, nms_topk, post_nms, score_thresh
         Of a detector, see :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
+    cascade, deformable, mesh
+        Of a RetinaFace with a mesh, see :func:`gluonface.model_zoo.retinaface_mesh.retinaface_mesh`.
     head, deformable
         Of a MOS net, see :func:`gluonface.model_zoo.mos.mos`.
-    head, num_points, reader, boxes, box_style, beta
+    head, num_points, reader, boxes, box_style, scoring, beta
         Of KPNet, see :func:`gluonface.model_zoo.kpnet.kpnet`.
-    channels, num_points, k0, keypoints, frozen, decoder
+    channels, num_points, k0, context, keypoints, frozen, decoder
         Of MaskFace, see :func:`gluonface.model_zoo.maskface.maskface`.
     filters, stem, num_points, decoder, size
         Of a landmark net, see :func:`gluonface.model_zoo.heatmap.heatmap`.
 
     Returns
     -------
-    FaceDetector, KeypointDetector, TagDetector, MaskFaceDetector or LandmarkNet
+    FaceDetector, RetinaFaceMeshDetector, KeypointDetector, TagDetector, MaskFaceDetector or LandmarkNet
         With parameters if ``pretrained``; otherwise call ``net.initialize()``, which keeps a pretrained backbone.
 
     Raises
@@ -236,12 +251,16 @@ def get_model(
         "score_thresh": score_thresh,
         "head": head,
         "deformable": deformable,
+        "cascade": cascade,
+        "mesh": mesh,
         "reader": reader,
         "boxes": boxes,
         "box_style": box_style,
+        "scoring": scoring,
         "beta": beta,
         "channels": channels,
         "k0": k0,
+        "context": context,
         "keypoints": keypoints,
         "frozen": frozen,
         "filters": filters,
@@ -251,9 +270,10 @@ def get_model(
         "size": size,
     }
     options = {option: value for option, value in options.items() if value is not None}
-    foreign = sorted(set(options) - set(system.options))
+    known = system.options_of(facts.variant)
+    foreign = sorted(set(options) - set(known))
     if foreign:
-        raise InputError(f"{name} has no {', '.join(foreign)}; its options are {', '.join(system.options)}")
+        raise InputError(f"{name} has no {', '.join(foreign)}; its options are {', '.join(known)}")
     base = False if pretrained else pretrained_base
     net = system.build(facts, pretrained_base=base, root=root, **options)
     ctx = ctx if ctx is not None else mx.cpu()

@@ -1,4 +1,5 @@
-"""RetinaFace: single-shot multi-level face localisation in the wild (Deng et al., CVPR 2020), light variants.
+"""RetinaFace: single-shot multi-level face localisation in the wild (Deng et al., CVPR 2020), light variants; the whole
+of the paper is in `gluonface.model_zoo.retinaface_mesh`.
 
 Paper line: section 3.3; a pyramid with context modules whose anchors predict class, box and five points together.
 Data flow: image (B, 3, H, W) -> C3..C5 -> pyramid P3..P5 -> SSH context -> three 1x1 heads -> (B, N, 2 | 4 | 10).
@@ -17,6 +18,7 @@ from ..facts import ModelFacts
 from ..nn.context import SSHContext
 from ..nn.heads import AnchorHead
 from ..nn.pyramid import FeaturePyramid
+from . import retinaface_mesh
 from .backbone import Backbone
 from .detector import FaceDetector, Variant
 
@@ -69,12 +71,17 @@ MODELS = [
     (f"retinaface_{backbone}_{dataset}", backbone, "", dataset)
     for backbone in VARIANTS
     for dataset in DATASETS.get(backbone, ("widerface",))
-]
+] + retinaface_mesh.MODELS
+
+
+def options(variant: str) -> tuple[str, ...]:
+    """Options of a net beside the settings of non-maximum suppression: those with a mesh have some."""
+    return retinaface_mesh.OPTIONS if variant else ()
 
 
 def figures(backbone: str, variant: str, dataset: str) -> dict:
     """Parameters and GF of a net, whatever its dataset, as `ModelFacts` has them."""
-    return VARIANTS[backbone].figures()
+    return retinaface_mesh.figures(backbone, variant, dataset) if variant else VARIANTS[backbone].figures()
 
 
 def retinaface(
@@ -82,9 +89,9 @@ def retinaface(
     *,
     pretrained_base: bool | str | os.PathLike = False,
     root: str | os.PathLike | None = None,
-    **nms: float,
-) -> FaceDetector:
-    """Build a light RetinaFace.
+    **options,
+) -> FaceDetector | retinaface_mesh.RetinaFaceMeshDetector:
+    """Build a RetinaFace: a light one, or where the variant is a mesh the whole of the paper.
 
     Parameters
     ----------
@@ -92,14 +99,17 @@ def retinaface(
         Its ``backbone`` is a key of ``VARIANTS``. Becomes ``net.facts``.
     pretrained_base, root
         See :class:`gluonface.model_zoo.backbone.Backbone`.
-    **nms
-        See :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
+    **options
+        Of a light one see :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`, else
+        :func:`gluonface.model_zoo.retinaface_mesh.retinaface_mesh`.
 
     Returns
     -------
-    FaceDetector
+    FaceDetector or RetinaFaceMeshDetector
         Not initialised, except for a pretrained backbone.
     """
+    if facts.variant:
+        return retinaface_mesh.retinaface_mesh(facts, pretrained_base=pretrained_base, root=root, **options)
     base = Backbone(facts.backbone, pretrained=pretrained_base, root=root)
     network = RetinaFaceNetwork(base, VARIANTS[facts.backbone].channels, LIGHT_ANCHORS)
-    return FaceDetector(network, LIGHT_ANCHORS, facts, **nms)
+    return FaceDetector(network, LIGHT_ANCHORS, facts, **options)

@@ -45,6 +45,30 @@ class PointDecoder(nn.HybridBlock):
         return F.broadcast_add(F.broadcast_mul(landmark_preds, scale), centres)
 
 
+class SquareAnchors(nn.HybridBlock):
+    """Boxes (B, N, 4) xyxy to the squares (B, N, 4) about their centres that have their areas; twin of
+    :func:`gluonface.targets.square_anchors`.
+    """
+
+    def hybrid_forward(self, F, boxes):
+        low, high = F.slice_axis(boxes, axis=-1, begin=0, end=2), F.slice_axis(boxes, axis=-1, begin=2, end=4)
+        centre, half = (low + high) / 2, F.sqrt(F.prod(high - low, axis=-1, keepdims=True)) / 2
+        return F.concat(F.broadcast_sub(centre, half), F.broadcast_add(centre, half), dim=-1)
+
+
+class MeshDecoder(nn.HybridBlock):
+    """mesh_preds (B, n, 3V) and anchors (B, n, 4) to meshes (B, n, 3V): x, y in pixels and z in the same unit, of
+    vertex after vertex (RetinaFace eq. 4). The inverse of :func:`gluonface.targets.encode_mesh`.
+    """
+
+    def hybrid_forward(self, F, mesh_preds, anchors):
+        centre, scale = _centre_and_scale(F, anchors)
+        origin = F.concat(centre, F.zeros_like(scale), dim=-1).expand_dims(2)
+        vertices = mesh_preds.reshape((0, 0, -1, 3))
+        placed = F.broadcast_add(F.broadcast_mul(vertices, scale.expand_dims(3)), origin)
+        return F.reshape_like(placed, mesh_preds)
+
+
 class PoseDecoder(nn.HybridBlock):
     """pose_preds (B, n, 198), logits of 66 bins of yaw, pitch and roll each, to expected angles (B, n, 3) in degrees
     (MOS section 3.2.1).

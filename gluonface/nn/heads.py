@@ -167,3 +167,51 @@ class PoseHead(nn.HybridBlock):
         # How many sides are smaller is the anchor's kind.
         kind = F.add_n(*(sides > (low + high) / 2 for low, high in pairwise(self.sides)))
         return F.sum(F.broadcast_mul(logits, F.one_hot(kind, len(self.sides)).expand_dims(-1)), axis=2)
+
+
+class MeshHead(nn.HybridBlock):
+    """Meshes of chosen anchors: a `SharedAnchorHead` of 3V numbers, worked out where a mesh is wanted only.
+
+    As the paper has it, one 1x1 convolution serves all levels (section 3.3); each of the A anchors of a cell has
+    weights of its own. For all anchors of a photo its output would be a gigabyte.
+
+    Parameters
+    ----------
+    num_vertices : int
+        V.
+    per_cell : int
+        A.
+    in_channels : int
+        C.
+    """
+
+    def __init__(self, num_vertices: int, per_cell: int, in_channels: int, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.per_cell, self.in_channels = 3 * num_vertices, per_cell, in_channels
+        with self.name_scope():
+            # Anchor after anchor along the second axis.
+            shape = (self.width, per_cell * in_channels)
+            self.weight = self.params.get("weight", shape=shape, init=mx.init.Normal(0.01))
+            self.bias = self.params.get("bias", shape=(self.width, per_cell), init="zeros")
+
+    def hybrid_forward(self, F, cells, anchors, weight, bias):
+        """Coded vertices.
+
+        Parameters
+        ----------
+        cells : (B, cells, C)
+            From `CellFeatures`.
+        anchors : (B, n)
+            Numbers of the anchors.
+
+        Returns
+        -------
+        (B, n, 3V)
+            x, y, z of vertex after vertex.
+        """
+        vectors = take_cells(F, cells, anchors, self.per_cell)
+        kind = F.one_hot(anchors - F.floor(anchors / self.per_cell) * self.per_cell, self.per_cell)
+        # A vector in the place of its anchor, zeros in the others': one product instead of A, of which one is used.
+        placed = F.broadcast_mul(kind.expand_dims(3), vectors.expand_dims(2)).reshape((0, 0, -3))
+        options = {"num_hidden": self.width, "no_bias": True, "flatten": False}
+        return F.FullyConnected(placed, weight, **options) + F.FullyConnected(kind, bias, **options)

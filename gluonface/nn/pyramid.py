@@ -23,9 +23,11 @@ class FeaturePyramid(nn.HybridBlock):
         Channels of the backbone's maps, finest first.
     deformable : bool
         Make the 3x3 smoothing deformable; the paper replaces 3x3 convolutions only, so laterals stay as they are.
+    extra : bool
+        One level more, a 3x3 convolution of stride 2 on the coarsest map of the backbone: the paper's P6.
     """
 
-    def __init__(self, channels: int, in_channels, deformable: bool = False, **kwargs):
+    def __init__(self, channels: int, in_channels, deformable: bool = False, extra: bool = False, **kwargs):
         super().__init__(**kwargs)
         smoothing = deformable_block if deformable else conv_block
         with self.name_scope():
@@ -35,15 +37,18 @@ class FeaturePyramid(nn.HybridBlock):
                 self.laterals.add(conv_block(channels, 1, in_channels=c))
             for _ in in_channels[:-1]:
                 self.smooth.add(smoothing(channels, 3, in_channels=channels))
+            self.extra = conv_block(channels, 3, in_channels=in_channels[-1], stride=2) if extra else None
 
     def hybrid_forward(self, F, *maps):
-        """Maps (B, C_i, h_i, w_i), finest first, to as many of (B, C, h_i, w_i)."""
+        """Maps (B, C_i, h_i, w_i), finest first, to as many of (B, C, h_i, w_i), or to one more."""
         levels = [self.laterals[-1](maps[-1])]
         for i in reversed(range(len(maps) - 1)):
             lateral = self.laterals[i](maps[i])
             # An odd map is one row or column smaller than twice the coarser one.
             above = F.slice_like(F.UpSampling(levels[0], scale=2, sample_type="nearest"), lateral, axes=(2, 3))
             levels.insert(0, self.smooth[i](lateral + above))
+        if self.extra is not None:
+            levels.append(self.extra(maps[-1]))
         return tuple(levels)
 
 

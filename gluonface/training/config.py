@@ -33,9 +33,11 @@ class TrainConfig:
     start_epoch: int = _option(0, "first epoch when the run is not resumed from a checkpoint")
     resume: str = _option("", "run folder, checkpoint folder or its manifest.json to continue from exactly")
     lr: float = _option(0.01, "learning rate after the warm-up")
-    lr_mode: str = _option("step", "how the learning rate falls", choices=("step", "cosine", "constant"))
-    lr_decay: float = _option(0.1, "factor at each of --lr-decay-epoch (step)")
+    lr_mode: str = _option("step", "how the learning rate falls", choices=("step", "cosine", "plateau", "constant"))
+    lr_decay: float = _option(0.1, "factor at each of --lr-decay-epoch (step), or at each standstill (plateau)")
     lr_decay_epoch: tuple[int, ...] = _option((), "epochs at which the learning rate falls, e.g. 60,80 (step)")
+    lr_patience: int = _option(3, "validations in a row without a better one that are a standstill (plateau)")
+    lr_min: float = _option(0.0, "the learning rate does not fall below this (plateau)")
     warmup_epochs: float = _option(0.0, "epochs of linear warm-up, fractions allowed; they count as epochs")
     warmup_lr: float = _option(0.0, "learning rate the warm-up starts from")
     optimizer: str = _option("sgd", "optimizer", choices=("sgd", "adam"))
@@ -61,6 +63,7 @@ class TrainConfig:
             "num_workers": 0, "batch_size": 1, "epochs": 1, "start_epoch": 0, "lr": 0, "lr_decay": 0, "momentum": 0,
             "warmup_epochs": 0, "warmup_lr": 0, "wd": 0, "clip_norm": 0, "accumulate": 1, "ema_decay": 0, "seed": 0,
             "log_interval": 1, "save_interval": 1, "val_interval": 1, "keep_checkpoints": 1, "max_minutes": 0,
+            "lr_patience": 1, "lr_min": 0,
         }  # fmt: skip
         for name, smallest in at_least.items():
             value = getattr(self, name)
@@ -122,7 +125,7 @@ def config_from_args(args: argparse.Namespace) -> TrainConfig:
     return TrainConfig(**{setting.name: getattr(args, setting.name) for setting in fields(TrainConfig)})
 
 
-def learning_rate_at(config: TrainConfig, iteration: int, iterations_per_epoch: int) -> float:
+def learning_rate_at(config: TrainConfig, iteration: int, iterations_per_epoch: int, standstills: int = 0) -> float:
     """Learning rate of one update.
 
     With ``e = iteration / iterations_per_epoch`` (epochs done, a fraction), ``w = warmup_epochs`` and ``E = epochs``::
@@ -130,6 +133,7 @@ def learning_rate_at(config: TrainConfig, iteration: int, iterations_per_epoch: 
         e < w:      warmup_lr + (lr - warmup_lr) * e / w
         constant:   lr
         step:       lr * lr_decay ** (how many of lr_decay_epoch are <= e)
+        plateau:    lr * lr_decay ** standstills, at least lr_min
         cosine:     lr * (1 + cos(pi * (e - w) / (E - w))) / 2        (0 from E on)
 
     Parameters
@@ -137,12 +141,16 @@ def learning_rate_at(config: TrainConfig, iteration: int, iterations_per_epoch: 
     iteration : int
         Updates done before this one, from the start of the run.
     iterations_per_epoch : int
+    standstills : int
+        How often the validation has come to a standstill (`Engine` counts that).
     """
     position = iteration / iterations_per_epoch
     if position < config.warmup_epochs:
         return config.warmup_lr + (config.lr - config.warmup_lr) * position / config.warmup_epochs
     if config.lr_mode == "step":
         return config.lr * config.lr_decay ** sum(epoch <= position for epoch in config.lr_decay_epoch)
+    if config.lr_mode == "plateau":
+        return max(config.lr * config.lr_decay**standstills, min(config.lr, config.lr_min))
     if config.lr_mode == "cosine":
         if position >= config.epochs:
             return 0.0

@@ -9,20 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
+from .._compat import mx
 from ..data.base import FaceSample, label_points_only
 from ..data.facejsonl import FaceJsonLines
 from ..data.store import SampleStore
 from ..data.transforms.colour import Degrade
 from ..data.transforms.presets.retinaface import RetinaFaceSamples, RetinaFaceTrainTransform
 from ..errors import DataError, InputError
+from ..faces import Faces
+from ..geometry import box_iou
+from ..metrics.landmark_scoring import evaluate_landmarks, label_sizes, scored_faces
 from ..metrics.scoring import evaluate_detections
 from ..model_zoo import list_models, model_facts
-from ..model_zoo.weights import find_weights
+from ..model_zoo.store import read_params
+from ..model_zoo.weights import find_weights, load_arrays
 from ..pipeline import FaceAnalyzer
 from ..targets import AnchorTargets
 from .inputs import source_weights
 
 __all__ = [
+    "BoxesAlone",
     "NormalisedBatches",
     "add_anchor_arguments",
     "add_points_arguments",
@@ -30,9 +36,13 @@ __all__ = [
     "add_view_arguments",
     "anchor_targets",
     "detection_validator",
+    "found_points",
+    "landmark_figures",
+    "landmark_validator",
     "load_start",
     "training_samples",
     "training_views",
+    "with_landmarks",
 ]
 
 
@@ -92,17 +102,24 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     views.add_argument("--min-face", type=float, default=8.0, help="smaller faces are neither learnt nor background")
 
 
-def add_anchor_arguments(group) -> None:
-    """The flags of the anchor loss and of `anchor_targets`."""
+def add_anchor_arguments(
+    group, positive_iou: float = 0.35, negative_iou: float = 0.35, *, hard_negatives: bool = True
+) -> None:
+    """The flags of the anchor loss, one that mines hard negatives or not, and of `anchor_targets`."""
     group.add_argument("--smooth-at", type=float, default=1.0, help="where smooth-L1 becomes a line")
-    group.add_argument("--positive-iou", type=float, default=0.35)
-    group.add_argument("--negative-iou", type=float, default=0.35)
-    group.add_argument("--hard-negatives", type=float, default=3.0, help="background anchors mined per positive one")
+    group.add_argument("--positive-iou", type=float, default=positive_iou)
+    group.add_argument("--negative-iou", type=float, default=negative_iou)
+    if hard_negatives:
+        group.add_argument(
+            "--hard-negatives", type=float, default=3.0, help="background anchors mined per positive one"
+        )
 
 
-def training_views(args: argparse.Namespace, samples: list[FaceSample], seed: int) -> RetinaFaceSamples:
-    """An epoch's views of photos, as the flags say."""
-    transform = RetinaFaceTrainTransform(
+def training_views(
+    args: argparse.Namespace, samples: list[FaceSample], seed: int, transform: Callable | None = None
+) -> RetinaFaceSamples:
+    """An epoch's views of photos, as the flags say; with a transform of one's own in the place of RetinaFace's."""
+    transform = transform or RetinaFaceTrainTransform(
         size=args.data_shape,
         face_prob=args.face_prob,
         face_sizes=args.face_sizes,
@@ -154,11 +171,21 @@ class NormalisedBatches:
             yield *arrays, *(np.full(size, factor, np.float32) for factor in factors)
 
 
-def load_start(net, start: str) -> None:
+def load_start(net, start: str, anew: tuple[str, ...] = ()) -> None:
     """Start a net from a listed model's weights, whose mean and std it takes over, or from a file of weights.
 
     What the other model has not, such as the pose of a detector without one, keeps its values; what this net has not is
     left out.
+
+    Parameters
+    ----------
+    net : HybridBlock
+        Initialised.
+    start : str
+        Name or path.
+    anew : tuple of str
+        What names of parameters begin with that keep their values where the start has none of the same shape, such as
+        those of other landmarks. Of a file all others have to fit.
 
     Raises
     ------
@@ -174,10 +201,34 @@ def load_start(net, start: str) -> None:
                 f"{net.facts.name} can start from a model for {net.facts.task} with the backbone {net.facts.backbone}; "
                 f"{start} is for {source.task}, with {source.backbone}"
             )
-        net.load_parameters(find_weights(source), allow_missing=True, ignore_extra=True)
-        net.facts = dataclasses.replace(net.facts, mean=source.mean, std=source.std)
+        path, options = find_weights(source), {"allow_missing": True, "ignore_extra": True}
+        facts = dataclasses.replace(net.facts, mean=source.mean, std=source.std)
     else:
-        net.load_parameters(start)
+        path, options, facts = start, {}, net.facts
+    arrays = read_params(path)
+    if anew:
+        own = {name: p for name, p in net._collect_params_with_prefix().items() if name.startswith(anew)}
+        arrays = {name: array for name, array in arrays.items() if name in own or not name.startswith(anew)}
+        for name, parameter in own.items():
+            if name not in arrays or arrays[name].shape != parameter.shape:
+                arrays[name] = parameter.data(parameter.list_ctx()[0]).asnumpy()
+    load_arrays(net, arrays, source=path, **options)
+    net.facts = facts
+
+
+class BoxesAlone:
+    """A MaskFace net for `FaceAnalyzer` as a detector without points, which for the hundreds of boxes of low score that
+    average precision looks at would take most of the time.
+    """
+
+    def __init__(self, net):
+        self.net, self.facts, self.collect_params = net, net.facts, net.collect_params
+
+    def __call__(self, x):
+        """Images (B, 3, H, W) to ids, scores, bboxes."""
+        with x.ctx:
+            cls_preds, box_preds, *_ = self.net.network(x)
+            return self.net.find_boxes(mx.nd, x, cls_preds, box_preds)
 
 
 def detection_validator(samples: list[FaceSample], size: int) -> Callable:
@@ -191,3 +242,68 @@ def detection_validator(samples: list[FaceSample], size: int) -> Callable:
         return {key: figures[key] for key in ("ap50", "ap", "recall_at_1fppi")}
 
     return evaluate
+
+
+def with_landmarks(samples: list[FaceSample]) -> list[FaceSample]:
+    """The photos with dense landmarks, and on them the faces that have some and are not ignored.
+
+    Raises
+    ------
+    DataError
+        No face has dense landmarks, or faces have those of several schemes.
+    """
+    rows = [scored_faces(sample.faces) for sample in samples]
+    kept = [dataclasses.replace(one, faces=one.faces[own]) for one, own in zip(samples, rows) if len(own)]
+    schemes = sorted({sample.faces.scheme for sample in kept})
+    if len(schemes) != 1:
+        raise DataError(f"expected photos with dense landmarks of one scheme, got {', '.join(schemes) or 'none'}")
+    return kept
+
+
+def landmark_figures(samples: list[FaceSample], found: Iterable[Faces], norm: str) -> dict[str, float]:
+    """How far the dense landmarks of the faces that a detector with such points finds are off.
+
+    A face that was missed, or whose photo's detections have no such points, is a failure in ``auc`` and
+    ``failure_rate`` and counts in ``missed``; ``nme`` is over the others.
+
+    Parameters
+    ----------
+    samples : list of FaceSample
+        From `with_landmarks`.
+    found : iterable of Faces
+        Of each photo.
+    norm : str
+        One of `gluonface.metrics.NORMS`.
+    """
+    truth, predicted = [sample.faces.landmarks for sample in samples], []
+    for sample, faces in zip(samples, found, strict=True):
+        missed = np.full(sample.faces.landmarks.shape, np.nan)
+        same = faces.scheme == sample.faces.scheme
+        predicted.append(found_points(faces, sample.faces.boxes) if same else missed)
+    sizes = np.concatenate([label_sizes(norm, sample.faces) for sample in samples])
+    scores = evaluate_landmarks(np.concatenate(predicted), np.concatenate(truth), samples[0].faces.scheme, sizes)
+    return {key: getattr(scores, key) for key in ("nme", "auc", "failure_rate", "missed")}
+
+
+def landmark_validator(samples: list[FaceSample], size: int, norm: str) -> Callable:
+    """``evaluate(net)``: `landmark_figures` of those photos that have landmarks, each at that long side."""
+    labelled = with_landmarks(samples)
+
+    def evaluate(net) -> dict[str, float]:
+        analyzer = FaceAnalyzer(net, size=size, score_thresh=0.02, batch_size=4)
+        return landmark_figures(labelled, analyzer.stream(sample.image_path for sample in labelled), norm)
+
+    return evaluate
+
+
+def found_points(faces: Faces, boxes: np.ndarray, iou: float = 0.4) -> np.ndarray:
+    """Landmarks (M, K, 2) of labelled boxes (M, 4): those of the most confident of the faces that overlap a box by more
+    than ``iou`` (MaskFace section 4.3); NaN where there is none.
+    """
+    points = np.full((len(boxes), *faces.landmarks.shape[1:]), np.nan)
+    best_first = np.argsort(-faces.scores, kind="stable")
+    overlaps = box_iou(faces.boxes[best_first], boxes) > iou
+    hit = overlaps.any(axis=0)
+    if hit.any():
+        points[hit] = faces.landmarks[best_first[overlaps[:, hit].argmax(axis=0)]]
+    return points

@@ -154,6 +154,29 @@ def test_what_is_done_is_skipped_and_a_run_gets_the_time_that_it_has_left(module
     assert "Cut short by the 30 minutes" in printed.out
 
 
+def test_runs_made_somewhere_else_are_added_to_only_where_they_are_comparable(module, pretended, tmp_path):
+    out = tmp_path / "mos.json"
+    once = ("--rows", "baseline", "--seeds", "1", "--json", out)
+    assert module.main(words_of(tmp_path / "here", *once)) == 0
+    more = ("--rows", "baseline", "mth", "--seeds", "2", "--json", out)
+    assert module.main(words_of(tmp_path / "there", *more, "--add")) == 0
+    result = json.loads(out.read_text())
+    assert [(row["label"], row["seeds"]) for row in result["rows"]] == [
+        ("baseline", [1, 2]),
+        ("+ multi-task head", [2]),
+    ]
+    assert result["seeds"] == [1, 2]
+    assert {label: list(seeds) for label, seeds in result["runs"].items()} == {
+        "baseline": ["1", "2"],
+        "+ multi-task head": ["2"],
+    }
+    other = words_of(tmp_path / "elsewhere", *more, "--add", "--threshold", ".1")
+    with pytest.raises(DataError, match="--add cannot add to it, it differs in feedback"):
+        module.main(other)
+    assert module.main(words_of(tmp_path / "elsewhere", *more)) == 0
+    assert [row["seeds"] for row in json.loads(out.read_text())["rows"]] == [[2], [2]]
+
+
 def test_rows_are_compared_with_the_row_above_beyond_the_spread(module):
     rows = module.ROWS[:3]
     seeds = {rows[0].label: (0.90, 0.91), rows[1].label: (0.905, 0.915), rows[2].label: (0.95, 0.951)}

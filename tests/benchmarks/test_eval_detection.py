@@ -91,6 +91,20 @@ def test_detections_of_a_file_are_scored(script, data, tmp_path, capsys):
     assert "ap50 1.000" in printed
 
 
+def test_faces_too_small_to_ask_for_are_neither_missed_nor_false(script, data, tmp_path):
+    # 12x10 pixels of a photo 90 wide are 78 at a long side of 640, the others 156 and 320.
+    found, out = write_detections(tmp_path / "found.jsonl"), tmp_path / "result.json"
+    main = script("eval_detection").main
+    rows = []
+    for least in ("77", "79"):
+        assert main(["--detections", found, "--data", str(data), "--min-face", least, "--json", str(out)]) == 0
+        rows.append(json.loads(out.read_text()))
+    assert [sum(size["faces"] for size in row["by_size"].values()) for row in rows] == [3, 2]
+    assert all(row["ap50"] == 1 for row in rows)
+    assert rows[1]["domain"].endswith("2 faces), faces of at least 79 pixels at a long side of 640")
+    assert "per_photo" in rows[1]
+
+
 BAD_DETECTIONS = {
     "a missing photo": ({"drop": ("a/two.png",)}, r"1 of 3 photos are missing, the first is a/two\.png"),
     "another size": ({"a/one.png": (90, 60)}, r"line 1: a/one\.png is 60x90 here and 90x60 in the data"),

@@ -81,3 +81,35 @@ def test_which_faces_are_points_only_stays_with_them():
     assert labels[[2, 1]].points_only.tolist() == [True, False]
     assert concat_labels([labels, two_faces()]).points_only.tolist() == [True, False, True, False, False]
     assert FaceLabels.empty().points_only.shape == (0,)
+
+
+def test_meshes_stay_with_their_faces():
+    mesh, flip = np.arange(18, dtype=np.float64).reshape(2, 3, 3), [0, 2, 1]
+    labels = two_faces().with_(mesh=mesh, mesh_flip=flip)
+    assert labels.mesh.dtype == np.float32 and labels.mesh_flip.tolist() == flip
+    np.testing.assert_array_equal(labels[[1]].mesh, mesh[1:])
+    merged = concat_labels([two_faces(), labels, FaceLabels.empty()])
+    assert np.isnan(merged.mesh[:2]).all() and merged.mesh_flip.tolist() == flip
+    np.testing.assert_array_equal(merged.mesh[2:], mesh)
+    assert two_faces().mesh is None and concat_labels([two_faces(), two_faces()]).mesh is None
+    marked = label_points_only(FaceSample("a.jpg", (40, 60), labels)).faces
+    np.testing.assert_array_equal(marked.mesh[:2], mesh)
+    assert marked.mesh.shape == (3, 3, 3)
+
+
+def test_meshes_of_two_kinds_are_not_joined():
+    labels = two_faces().with_(mesh=np.zeros((2, 3, 3)))
+    with pytest.raises(InputError, match="meshes of one kind can be joined, got meshes of 3, 4 vertices"):
+        concat_labels([labels, two_faces().with_(mesh=np.zeros((2, 4, 3)))])
+    with pytest.raises(InputError, match="meshes of one kind"):
+        concat_labels([labels, labels.with_(mesh_flip=[1, 0, 2])])
+
+
+def test_meshes_of_a_wrong_shape_are_named():
+    with pytest.raises(InputError, match=r"mesh of 2 faces must have the shape \(2, V, 3\), got \(2, 3\)"):
+        two_faces().with_(mesh=np.zeros((2, 3)))
+    with pytest.raises(InputError, match="mesh_flip goes with mesh"):
+        two_faces().with_(mesh_flip=[0])
+    for flip in ([1, 2, 0], [0, 1], [0, 1, 3]):
+        with pytest.raises(InputError, match="mesh_flip must name for each of 3 vertices its mirror image"):
+            two_faces().with_(mesh=np.zeros((2, 3, 3)), mesh_flip=flip)

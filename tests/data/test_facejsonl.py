@@ -3,9 +3,11 @@ import pickle
 import numpy as np
 import pytest
 
-from gluonface.data.facejsonl import FaceJsonLines
+from gluonface.data.base import FaceLabels, FaceSample
+from gluonface.data.facejsonl import FaceJsonLines, attach_meshes, write_jsonl
 from gluonface.errors import DataError, ImageError, InputError
 from gluonface.image import load_image, save_image
+from gluonface.mesh import topology_468
 
 
 def test_an_item_is_an_image_and_its_labels(photo_folder):
@@ -71,6 +73,48 @@ def test_an_image_of_another_size_than_annotated_is_an_error(photo_folder):
     save_image(photo_folder / "images" / dataset.samples[0].name, np.zeros((5, 7, 3), np.uint8))
     with pytest.raises(DataError, match=r"photo0\.png: annotated as 90x60 pixels, but the file has 7x5"):
         dataset[0]
+
+
+def meshed_folder(tmp_path, rows):
+    """A photo whose faces name rows of a file of three meshes."""
+    (tmp_path / "images").mkdir()
+    save_image(tmp_path / "images" / "a.png", np.zeros((20, 30, 3), np.uint8))
+    labels = FaceLabels(boxes=np.tile([1, 2, 9, 8], (len(rows), 1)), mesh_row=rows)
+    samples = [FaceSample(str(tmp_path / "images" / "a.png"), (20, 30), labels, name="a.png")]
+    write_jsonl(tmp_path / "faces.jsonl", samples)
+    meshes = np.random.default_rng(0).normal(10, 4, (3, 468, 3)).astype(np.float16)
+    np.savez(tmp_path / "meshes.npz", mesh468=meshes)
+    return meshes.astype(np.float32)
+
+
+def test_faces_have_the_meshes_of_their_rows_with_depth_from_the_nose(tmp_path):
+    meshes, topology = meshed_folder(tmp_path, [2, -1, 0]), topology_468()
+    dataset = FaceJsonLines(tmp_path / "faces.jsonl", meshes=tmp_path / "meshes.npz", topology=topology)
+    _, labels = pickle.loads(pickle.dumps(dataset.store)).read(0)  # as workers get them
+    assert labels.mesh.shape == (3, 468, 3) and np.isnan(labels.mesh[1]).all()
+    np.testing.assert_array_equal(labels.mesh[[0, 2], :, :2], meshes[[2, 0], :, :2])
+    np.testing.assert_allclose(labels.mesh[0, :, 2], meshes[2, :, 2] - meshes[2, topology.nose_tip, 2], atol=1e-5)
+    np.testing.assert_array_equal(labels.mesh_flip, topology.flip_index)
+    assert FaceJsonLines(tmp_path / "faces.jsonl")[0][1].mesh is None
+
+
+def test_meshes_that_do_not_fit_are_a_typed_error(tmp_path):
+    meshed_folder(tmp_path, [2, -1, 0])
+    samples, topology = FaceJsonLines(tmp_path / "faces.jsonl").samples, topology_468()
+    for array, message in (
+        (np.zeros((2, 468, 3), np.float32), r"a\.png: its mesh is row 2, .* has 2"),
+        (np.full((3, 468, 3), np.nan, np.float32), r"finite numbers, the mesh of a face in a\.png"),
+        (np.zeros((3, 68, 3), np.float32), r"expected floats \(R, 468, 3\) for .*, got float32 of shape \(3, 68, 3\)"),
+        (np.zeros((3, 468, 3), np.int64), "expected floats"),
+    ):
+        np.save(tmp_path / "meshes.npy", array)
+        with pytest.raises(DataError, match=message):
+            attach_meshes(samples, tmp_path / "meshes.npy", topology)
+    np.savez(tmp_path / "two.npz", a=np.zeros(1), b=np.zeros(1))
+    with pytest.raises(DataError, match="one array of meshes, got a, b"):
+        attach_meshes(samples, tmp_path / "two.npz", topology)
+    with pytest.raises(InputError, match="meshes and topology go together"):
+        FaceJsonLines(tmp_path / "faces.jsonl", meshes=tmp_path / "meshes.npz")
 
 
 def test_corpus_photos_have_the_size_their_annotation_says(facedata):

@@ -77,7 +77,10 @@ def test_options_reach_the_compiler(compiler):
         "bundle": False,
         "objects": False,
         "root": None,
+        "box_style": None,
     }
+    cli.main(["compile", "net", "--out", "a", "--box-style", "tight"])
+    assert compiler.calls[-1]["box_style"] == "tight"
     cli.main(["compile", "net", "--out", "a", "--records", "none", "--bundle", "--target", "cortex-a72", "--root", "w"])
     assert compiler.calls[-1]["records"] is None and compiler.calls[-1]["bundle"] is True
     assert (compiler.calls[-1]["target"], compiler.calls[-1]["root"]) == ("cortex-a72", Path("w"))

@@ -149,6 +149,14 @@ def test_a_kernel_is_measured_here(small_kernel):
     assert set(measure.about) == {"machine", "tvm"}
 
 
+def test_a_processor_that_cannot_run_the_kernels_is_an_error_and_no_crash(monkeypatch):
+    monkeypatch.setattr(tune, "cpu_features", lambda: frozenset({"avx", "avx2", "fma"}))
+    with pytest.raises(DeployError, match="tuning for x86-64-v4 runs its kernels, and this processor lacks .*avx512f"):
+        tune._Measure(find_target("x86-64-v4"), None)
+    monkeypatch.setattr(tune, "cpu_features", lambda: None)  # a system that does not say
+    tune._Measure(find_target("x86-64-v4"), None)
+
+
 def test_a_kernel_is_measured_on_a_device_behind_a_tracker(small_kernel):
     pytest.importorskip("tornado", reason="needs gluonface[tune]")
     rpc, tracker = pytest.importorskip("tvm.rpc.server"), pytest.importorskip("tvm.rpc.tracker")

@@ -74,6 +74,18 @@ def test_faces_are_those_of_the_numpy_decoders(hybrid, reader, rng):
         assert (scores[b, count:] == -1).all() and (boxes[b, count:] == -1).all()
 
 
+def test_faces_can_be_scored_by_their_proposals_alone():
+    scale_map = np.full((1, 60, 30, 30), -9.0, np.float32)
+    # A small square of few cells, whose softmax peaks by itself, and a large one that is more probable.
+    scale_map[0, 5, 8, 8], scale_map[0, 35, 20, 20] = 0.0, 1.0
+    response = np.zeros((1, 5, 30, 30), np.float32)
+    _, by_mean, mean_boxes, _ = run(detector(), scale_map, response)
+    _, by_proposal, boxes, _ = run(detector(scoring="proposal"), scale_map, response)
+    np.testing.assert_allclose(by_proposal[0, :2, 0], 1 / (1 + np.exp([-1.0, 0.0])), rtol=1e-5)
+    assert (by_mean[0, :2, 0] < by_proposal[0, :2, 0]).all()
+    np.testing.assert_allclose(boxes[0, :2].sum(axis=0), mean_boxes[0, :2].sum(axis=0), rtol=1e-5)
+
+
 def test_labelled_faces_drawn_as_maps_are_found_with_their_points():
     centres, sides = np.array([[30, 40], [80, 30], [70, 80.0]]), np.array([24, 12, 40.0])
     boxes = squares_about(centres, sides)

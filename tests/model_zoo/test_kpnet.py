@@ -283,6 +283,7 @@ def test_options_out_of_range_are_refused():
     for options, message in (
         ({"reader": "mean"}, "reader to be one of soft, argmax, regression, got 'mean'"),
         ({"boxes": "all"}, "boxes to be one of points, proposals"),
+        ({"scoring": "peaks"}, "scoring to be one of mean, proposal, got 'peaks'"),
         ({"head": "mesh"}, "head to be one of keypoints, anchors, tags, got 'mesh'"),
         ({"num_points": 7}, "num_points to be one of None, 5, 19, 68, got 7"),
         ({"box_style": "round"}, "box style among corpus, tight, square"),

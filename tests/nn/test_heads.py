@@ -5,7 +5,7 @@ import pytest
 
 from gluonface._compat import mx
 from gluonface.decode import LIGHT_ANCHORS, POSE_BINS, AnchorSpec, anchors_for
-from gluonface.nn.heads import AnchorHead, CellFeatures, PoseHead
+from gluonface.nn.heads import AnchorHead, CellFeatures, MeshHead, PoseHead, SharedAnchorHead
 
 HYBRID = pytest.mark.parametrize("hybrid", [False, True], ids=["imperative", "hybridized"])
 SIZES = pytest.mark.parametrize("size_hw", [(64, 64), (33, 70), (1, 9)])
@@ -156,3 +156,45 @@ def test_an_untrained_pose_predictor_knows_which_bins_are_neighbours(rng):
 def test_sides_that_do_not_tell_anchors_apart_are_refused():
     with pytest.raises(ValueError, match="expected anchor sides that grow"):
         PoseHead(AnchorSpec((8, 16), ((16, 32), (32, 64))), CHANNELS)
+
+
+# ---- meshes ----------------------------------------------------------------------------------------------------------
+
+THREE_A_CELL = AnchorSpec((8, 16), ((10, 13, 16), (20, 25, 32)))
+
+
+@HYBRID
+@SIZES
+def test_meshes_of_chosen_anchors_are_those_of_the_dense_layer(hybrid, size_hw, rng):
+    vertices, per_cell = 7, THREE_A_CELL.per_cell
+    head, dense = MeshHead(vertices, per_cell, CHANNELS), SharedAnchorHead(3 * vertices, per_cell, CHANNELS)
+    for block in (head, dense):
+        block.initialize(mx.init.Normal(1))
+    # The layer's weights, anchor by anchor of a cell, as those of a 1x1 convolution.
+    weight = rng.normal(size=(3 * vertices, per_cell, CHANNELS)).astype(np.float32)
+    bias = rng.normal(size=(3 * vertices, per_cell)).astype(np.float32)
+    head.weight.set_data(mx.nd.array(weight.reshape(3 * vertices, -1)))
+    head.bias.set_data(mx.nd.array(bias))
+    dense.weight.set_data(mx.nd.array(weight.transpose(1, 0, 2).reshape(-1, CHANNELS, 1, 1)))
+    dense.bias.set_data(mx.nd.array(bias.T.ravel()))
+    if hybrid:
+        head.hybridize()
+    maps = [mx.nd.array(level) for level in maps_of(size_hw, rng, THREE_A_CELL)]
+    every = dense(*maps).asnumpy()
+    assert every.shape == (BATCH, THREE_A_CELL.count(size_hw), 3 * vertices)
+    chosen = np.stack([rng.permutation(every.shape[1]) for _ in range(BATCH)])
+    found = head(CellFeatures()(*maps), mx.nd.array(chosen)).asnumpy()
+    np.testing.assert_allclose(found, np.stack([e[c] for e, c in zip(every, chosen)]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_mesh_teaches_the_weights_of_its_anchor_of_a_cell_and_the_vector_of_that_cell(rng):
+    head = MeshHead(4, 3, CHANNELS)
+    head.initialize(mx.init.Normal(1))
+    cells = mx.nd.array(rng.normal(size=(BATCH, 6, CHANNELS)))
+    cells.attach_grad()
+    with mx.autograd.record():
+        loss = head(cells, mx.nd.array([[3 * 2 + 1], [3 * 5 + 2]])).sum()
+    loss.backward()
+    by_anchor = np.abs(head.weight.grad().asnumpy()).reshape(12, 3, CHANNELS).sum(axis=(0, 2))
+    assert (by_anchor > 0).tolist() == [False, True, True]
+    assert np.argwhere(np.abs(cells.grad.asnumpy()).sum(axis=2) > 0).tolist() == [[0, 2], [1, 5]]

@@ -16,8 +16,9 @@ from gluonface.decode import (
 )
 from gluonface.errors import InputError
 from gluonface.nn.anchors import AnchorGenerator
-from gluonface.nn.coder import BoxDecoder, PointDecoder, PoseDecoder
+from gluonface.nn.coder import BoxDecoder, MeshDecoder, PointDecoder, PoseDecoder, SquareAnchors
 from gluonface.nn.heatmap import HeatmapDecoder
+from gluonface.targets import encode_mesh, square_anchors
 
 HYBRID = pytest.mark.parametrize("hybrid", [False, True], ids=["imperative", "hybridized"])
 
@@ -56,6 +57,25 @@ def test_graph_point_decoding_is_the_numpy_decoding(hybrid):
     found = block(PointDecoder, hybrid, 5)(mx.nd.array(preds), mx.nd.array(anchors[None])).asnumpy()
     expected = decode_points(preds, anchors)
     np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-5, atol=1e-3)
+
+
+@HYBRID
+def test_graph_squares_are_the_numpy_squares(hybrid, rng):
+    low = rng.uniform(-40, 90, (2, 9, 2))
+    boxes = np.concatenate([low, low + rng.uniform(1, 80, (2, 9, 2))], axis=2).astype(np.float32)
+    found = block(SquareAnchors, hybrid)(mx.nd.array(boxes)).asnumpy()
+    np.testing.assert_allclose(found, square_anchors(boxes), rtol=1e-5, atol=1e-3)
+    sides = found[..., 2:] - found[..., :2]
+    np.testing.assert_allclose(sides.prod(axis=2), (boxes[..., 2:] - boxes[..., :2]).prod(axis=2), rtol=1e-3)
+
+
+@HYBRID
+def test_decoded_meshes_are_those_that_were_encoded(hybrid, rng):
+    meshes = rng.normal(50, 30, (6, 11, 3)).astype(np.float32)
+    anchors = square_anchors(np.column_stack([rng.uniform(0, 50, (6, 2)), rng.uniform(60, 90, (6, 2))]))
+    coded = encode_mesh(meshes, anchors)
+    found = block(MeshDecoder, hybrid)(*(mx.nd.array(a.reshape(2, 3, -1)) for a in (coded, anchors)))
+    np.testing.assert_allclose(found.asnumpy().reshape(meshes.shape), meshes, rtol=1e-4, atol=1e-3)
 
 
 @HYBRID

@@ -11,18 +11,23 @@ import pytest
 from gluonface._compat import mx
 from gluonface.data.base import FaceLabels, FaceSample
 from gluonface.data.jsonl import write_jsonl
-from gluonface.errors import InputError, WeightsError
+from gluonface.errors import DataError, InputError, WeightsError
 from gluonface.faces import Faces
 from gluonface.image import save_image
-from gluonface.model_zoo import get_model
+from gluonface.model_zoo import get_model, model_facts
+from gluonface.model_zoo.maskface import maskface
+from gluonface.pipeline import FaceAnalyzer
 from gluonface.targets import AnchorTargets, MOSTargets
 from gluonface.training.detection import (
+    BoxesAlone,
     NormalisedBatches,
     add_anchor_arguments,
     add_size_arguments,
     add_view_arguments,
     anchor_targets,
     detection_validator,
+    found_points,
+    landmark_validator,
     load_start,
     training_views,
 )
@@ -152,7 +157,108 @@ def test_a_start_keeps_what_the_other_model_has_not():
     assert own and all(np.array_equal(after[name].data().asnumpy(), value) for name, value in own.items())
 
 
+def saved(name, path, **options):
+    """A file of random weights of a small net, and the weights."""
+    net = maskface(model_facts(name), channels=8, frozen=False, **options)
+    net.initialize(mx.init.Xavier())
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    net.save_parameters(str(path))
+    return values(net)
+
+
+def values(net):
+    return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
+
+
+HEAD = "network.keypoint_head."
+
+
+@pytest.mark.parametrize(("keypoints", "points"), [(True, 19), (False, 5), (True, 5)])
+def test_a_file_of_other_points_starts_all_that_fits(tmp_path, keypoints, points):
+    theirs = saved("maskface_mobilenet0.25_widerface", tmp_path / "x.params", keypoints=keypoints)
+    net = maskface(model_facts("maskface_mobilenet0.25_widerface"), channels=8, num_points=points, frozen=False)
+    net.initialize(mx.init.Xavier())
+    before = head_of(net)
+    load_start(net, str(tmp_path / "x.params"), anew=(HEAD,))
+    for name, value in values(net).items():
+        fits = name in theirs and theirs[name].shape == value.shape
+        np.testing.assert_array_equal(value, theirs[name] if fits else before[name], err_msg=name)
+        assert fits or name.startswith(HEAD)
+
+
+def head_of(net):
+    return {name: p.data().asnumpy() for name, p in net._collect_params_with_prefix().items() if name.startswith(HEAD)}
+
+
+def test_a_net_without_points_starts_from_a_file_with_points(tmp_path):
+    theirs = saved("maskface_mobilenet0.25_widerface", tmp_path / "x.params")
+    net = maskface(model_facts("maskface_mobilenet0.25_widerface"), channels=8, keypoints=False, frozen=False)
+    net.initialize(mx.init.Xavier())
+    with pytest.raises(WeightsError, match="not in this net"):
+        load_start(net, str(tmp_path / "x.params"))
+    load_start(net, str(tmp_path / "x.params"), anew=(HEAD,))
+    for name, value in values(net).items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+
+def test_only_what_may_begin_anew_may_be_of_another_shape(tmp_path):
+    saved("maskface_mobilenet0.25_widerface", tmp_path / "x.params")
+    net = maskface(model_facts("maskface_mobilenet0.25_aflw"), channels=16, frozen=False)
+    net.initialize(mx.init.Xavier())
+    with pytest.raises(WeightsError, match="of another shape .*fpn"):
+        load_start(net, str(tmp_path / "x.params"), anew=(HEAD,))
+
+
 # Validation
+
+
+def test_a_net_without_its_points_finds_the_same_boxes(samples):
+    net = maskface(model_facts("maskface_mobilenet0.25_widerface"), channels=8, frozen=False, score_thresh=0.0)
+    net.initialize(mx.init.Xavier())
+    net.set_nms(0.4, 100, 5, 0.0)
+    options = {"size": 96, "score_thresh": 0}
+    paths = [sample.image_path for sample in samples]
+    for whole, boxes in zip(FaceAnalyzer(net, **options)(paths), FaceAnalyzer(BoxesAlone(net), **options)(paths)):
+        np.testing.assert_array_equal(boxes.boxes, whole.boxes)
+        np.testing.assert_array_equal(boxes.scores, whole.scores)
+        assert len(boxes) and whole.landmarks5 is not None and boxes.landmarks5 is None
+
+
+def test_points_of_a_labelled_face_are_those_of_the_most_confident_that_overlaps_it():
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60], [20, 0, 30, 10]]
+    points = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 68, 2), np.float32)
+    faces = Faces(boxes, [0.5, 0.9, 0.8, 0.7], landmarks=points, scheme="68", size_hw=(90, 90))
+    found = found_points(faces, np.array([[0, 0, 10, 10], [20, 0, 30, 26], [50, 50, 60, 60]], np.float32))
+    np.testing.assert_array_equal(found[:, 0, 0], [1, np.nan, 2])  # the second is overlapped by 10 / 26 alone
+    assert np.isnan(found_points(faces[[]], np.zeros((2, 4)))).all()
+
+
+def test_landmarks_are_validated_on_the_faces_found_and_missed_ones_fail(tmp_path, monkeypatch):
+    box = np.array([[10, 10, 50, 50]], np.float32)
+    truth = np.random.default_rng(0).uniform(15, 45, (1, 68, 2)).astype(np.float32)
+    labels = FaceLabels(box, landmarks=truth, scheme="68")
+    samples = [FaceSample(f"{i}.png", (64, 64), labels, name=f"{i}.png") for i in range(3)]
+    samples.append(FaceSample("bare.png", (64, 64), FaceLabels(box), name="bare.png"))  # left out
+    given = {
+        "0.png": Faces(box, [0.9], landmarks=truth + np.float32([4, 0]), scheme="68", size_hw=(64, 64)),
+        "1.png": Faces(box + 100, [0.9], landmarks=truth, scheme="68", size_hw=(64, 64)),
+        "2.png": Faces.empty((64, 64)),
+    }
+    made = {}
+
+    class Knows:
+        def __init__(self, net, **options):
+            made.update(options)
+
+        def stream(self, images):
+            return (given[path] for path in images)
+
+    monkeypatch.setattr("gluonface.training.detection.FaceAnalyzer", Knows)
+    figures = landmark_validator(samples, 96, "box")(None)
+    assert figures == pytest.approx({"nme": 0.1, "auc": 0, "failure_rate": 1, "missed": 2})
+    assert (made["size"], made["score_thresh"]) == (96, 0.02)
+    with pytest.raises(DataError, match="landmarks of one scheme, got none"):
+        landmark_validator(samples[3:], 96, "box")
 
 
 def test_validation_is_the_average_precision_of_the_photos(samples, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""`Affine`: where pixels, boxes, points and pose go, as one matrix.
+"""`Affine`: where pixels, boxes, points, pose and meshes go, as one matrix.
 
 Geometric transforms make plans; plans are joined by a matrix product, so a chain of them costs one warp of the image.
 """
@@ -100,11 +100,18 @@ class Affine:
         return warp_points(self.matrix, points).astype(np.float32)
 
     def labels(self, labels: FaceLabels) -> FaceLabels:
-        """Boxes, points and pose under the map; nothing is clipped or dropped (see `keep_visible`).
+        """Boxes, points, pose and meshes under the map; nothing is clipped or dropped (see `keep_visible`).
 
         A box that turns becomes the upright rectangle round the ellipse inscribed in it: heads are oval, and the
         rectangle round the turned corners would be up to twice as large as the face. A face with a dense
         jaw gets the rectangle round its turned outline (points and forehead). Both are exact for quarter turns.
+
+        The depth of a mesh, seen from afar, grows and shrinks with the image (`scale`).
+
+        Raises
+        ------
+        InputError
+            A mirror, and a mesh of which it is not known which vertices mirror each other.
         """
         boxes = self._boxes(labels.boxes)
         landmarks5 = self.points(labels.landmarks5)
@@ -120,8 +127,23 @@ class Affine:
             landmarks5 = landmarks5[:, SCHEMES["5"].flip_index]
             landmarks = landmarks if landmarks is None else landmarks[:, SCHEMES[labels.scheme].flip_index]
         return labels.with_(
-            boxes=boxes, landmarks5=landmarks5, landmarks=landmarks, pose=move_pose(labels.pose, self.linear)
+            boxes=boxes,
+            landmarks5=landmarks5,
+            landmarks=landmarks,
+            pose=move_pose(labels.pose, self.linear),
+            mesh=None if labels.mesh is None else self._mesh(labels.mesh, labels.mesh_flip),
         )
+
+    def _mesh(self, mesh: np.ndarray, mesh_flip: np.ndarray | None) -> np.ndarray:
+        moved = np.concatenate([self.points(mesh[..., :2]), mesh[..., 2:] * np.float32(self.scale)], axis=-1)
+        if not self.mirrored:
+            return moved
+        if mesh_flip is None:
+            raise InputError(
+                f"expected meshes with mesh_flip to mirror, got {mesh.shape[1]} vertices without: give a topology with "
+                "flip_index, or mirror nothing"
+            )
+        return moved[:, mesh_flip]
 
     def _upright(self) -> bool:
         """Whether sides of boxes stay level and plumb."""

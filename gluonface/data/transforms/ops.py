@@ -1,4 +1,4 @@
-"""Geometric transforms that move image, boxes, points and pose together.
+"""Geometric transforms that move image, boxes, points, pose and meshes together.
 
 Each is called as ``op(image, labels, rng) -> (image, labels)`` and gives new objects. Each also has
 ``plan(size_hw, labels, rng) -> Affine``, the map it would apply; `Compose` joins the plans of neighbouring geometric
@@ -445,6 +445,7 @@ def mosaic(tiles: Sequence[tuple[np.ndarray, FaceLabels]], rows: int, columns: i
                 boxes=labels.boxes + np.tile(shift, 2),
                 landmarks5=labels.landmarks5 + shift,
                 landmarks=None if labels.landmarks is None else labels.landmarks + shift,
+                mesh=None if labels.mesh is None else labels.mesh + np.append(shift, np.float32(0)),
             )
         )
     return canvas, concat_labels(parts)

@@ -174,6 +174,15 @@ def test_a_mosaic_shifts_the_labels_of_each_tile(dots):
     np.testing.assert_allclose(labels.boxes[2], dots.labels.boxes[0] + [0, 150, 0, 150])
 
 
+def test_a_mosaic_shifts_meshes_across_and_not_in_depth(dots):
+    mesh = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
+    tile = dots.image, dots.labels.with_(mesh=mesh)
+    bare = np.zeros_like(dots.image), FaceLabels(boxes=[[1, 1, 9, 9]])
+    _, labels = ops.mosaic([bare, bare, bare, tile], 2, 2)
+    assert np.isnan(labels.mesh[:3]).all()
+    np.testing.assert_array_equal(labels.mesh[3:], mesh + np.array([210, 150, 0]))
+
+
 def test_a_mosaic_whose_tiles_do_not_fit_is_refused(dots):
     tile = dots.image, dots.labels
     with pytest.raises(InputError, match="needs 4 tiles, got 3"):

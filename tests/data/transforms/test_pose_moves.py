@@ -5,8 +5,10 @@ import pytest
 
 from gluonface.data.base import FaceLabels
 from gluonface.data.transforms.affine import Affine
+from gluonface.errors import InputError
 from gluonface.faces import SCHEMES
 from gluonface.geometry import rotation_matrix_about
+from gluonface.mesh import pose_from_mesh, topology_468, turn_upright
 from gluonface.pose import fit_pose, geodesic_degrees, rotation_from_pose
 
 POSES = [(0, 0, 0), (35, 0, 0), (0, -25, 0), (0, 0, 40), (-65, 20, 15), (75, -30, -50), (10, 50, 160)]
@@ -93,3 +95,38 @@ def test_a_face_without_pose_stays_without_beside_one_that_turns(head):
     moved = turn(33).labels(both).pose
     assert np.isnan(moved[0]).all()
     np.testing.assert_array_equal(moved[1], turn(33).labels(labels).pose[0])
+
+
+def meshed(pose) -> FaceLabels:
+    """Labels of the canonical face in that pose, its nose at no depth, and of a face without mesh."""
+    topology = topology_468()
+    mesh = turn_upright(topology.canonical @ rotation_from_pose(np.array(pose, float)).T * 9)
+    mesh += np.array([180, 140, 0])
+    mesh[:, 2] -= mesh[topology.nose_tip, 2]
+    return FaceLabels(
+        boxes=[[100, 60, 260, 220], [5, 5, 20, 20]],
+        pose=np.array([pose, [np.nan] * 3], float),
+        mesh=np.stack([mesh, np.full_like(mesh, np.nan)]),
+        mesh_flip=topology.flip_index,
+    )
+
+
+@pytest.mark.parametrize("pose", POSES)
+@pytest.mark.parametrize("name", MAPS)
+def test_a_mesh_moves_with_its_pose_and_its_size(name, pose):
+    labels = meshed(pose)
+    moved = MAPS[name].labels(labels)
+    fitted, residual = pose_from_mesh(moved.mesh[:1], topology_468())
+    assert residual[0] < 1e-5  # left and right exchanged where they must be, and depth as large as the rest
+    assert geodesic_degrees(*rotation_from_pose(np.stack([moved.pose[0], fitted[0]]))) < 0.02
+    assert abs(moved.mesh[0, topology_468().nose_tip, 2]) < 1e-4
+    assert np.isnan(moved.mesh[1]).all() and moved.mesh.dtype == np.float32
+    if not MAPS[name].mirrored:
+        np.testing.assert_allclose(moved.mesh[0, :, :2], MAPS[name].points(labels.mesh[0, :, :2]), atol=1e-3)
+
+
+def test_a_mesh_that_nobody_knows_the_mirror_image_of_is_not_mirrored():
+    labels = meshed(POSES[0]).with_(mesh_flip=None)
+    assert MAPS["small"].labels(labels).mesh.shape == (2, 468, 3)
+    with pytest.raises(InputError, match="expected meshes with mesh_flip to mirror, got 468 vertices without"):
+        MAPS["mirrored"].labels(labels)

@@ -1,0 +1,325 @@
+r"""The ablations of the MaskFace paper (sections 3.1, 3.2 and 4.4, Table 6) on data at hand.
+
+    python benchmarks/ablate_maskface.py --out runs/ablation_maskface --det-val facedata/det_val.jsonl \
+        --points-val facedata/lmk_val.jsonl --json benchmarks/results/ablation/maskface.json --picture maskface.png \
+        -- --train facedata/det_train.jsonl --train-points facedata/lmk_train.jsonl --points-sources ytf \
+           --cache bytes --worker-kind thread --data-shape 256 --batch-size 16
+
+What follows the ``--`` goes to train/train_maskface.py as it is, the same for all rows; unless it says otherwise, boxes
+and points are learnt at once (--phase both). Each row and seed is a run of that script: all start from the weights of
+one detector (--start), go over the photos --epochs times, and the learning rate falls along a cosine, since short runs
+have no time for standstills. A row is the paper's net but for one thing: the level k0 that points of a face of 224
+pixels are looked for in (section 4.4), no context modules, no keypoint head (Table 6), another weight of the points'
+loss (section 3.1), no low-quality matches (section 3.2).
+
+A run has --minutes at most. One that the time cuts short keeps the figures it got, is said to be cut short, and is not
+compared. Runs that were made are not made again, and what was stopped goes on where it was. Rows are made seed by seed,
+so that a table with fewer seeds is there early; --collect tabulates what is there.
+
+The last weights (their moving average, with --ema-decay) are measured: average precision and recall at one false
+positive a photo on --det-val; on --points-val the error of the dense landmarks of the labelled faces that were found,
+over the distance of the outer eye corners, and of the five points, over the size of the box (the words are those of
+eval_detection.py and eval_landmarks.py). A row is compared with the paper's net. A difference counts only where it is
+larger than twice its standard error over the seeds; with two seeds that is a coarse measure, and the table says "within
+the spread" otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from ablation import (
+    add_run_arguments,
+    cell,
+    cut_short_in_words,
+    dots_of,
+    draw_rows,
+    epochs_done,
+    make_runs,
+    measured_once,
+    parse_with_passed_on,
+    runs_in_words,
+    runs_of,
+    seconds_of,
+    summary_of,
+    train,
+)
+from common import (
+    describe_domain,
+    figure,
+    markdown_table,
+    new_figure,
+    provenance,
+    rounded,
+    run,
+    save_figure,
+    write_result,
+)
+from detectors import LOW_SCORE
+
+from gluonface import FaceAnalyzer
+from gluonface.data import FaceSample, read_jsonl
+from gluonface.metrics import evaluate_detections
+from gluonface.model_zoo import list_models, model_facts
+from gluonface.model_zoo.maskface import maskface
+from gluonface.training.detection import BoxesAlone, landmark_figures, with_landmarks
+
+#: Flags of train/train_maskface.py that say what a run is.
+OWN_FLAGS = {
+    *("--model", "--start", "--facts-of", "--channels", "--k0", "--lambda-kp"),
+    *(f"--{no}{name}" for name in ("context", "keypoints", "low-quality") for no in ("", "no-")),
+    *("--epochs", "--seed", "--resume", "--save-prefix", "--max-minutes"),
+}
+#: Figures of a run that are compared: key -> words, factor, decimals.
+COMPARED = {
+    "ap50": ("AP@0.5, %", 100, 2),
+    "recall_at_1fppi": ("recall at 1 false positive a photo, %", 100, 2),
+    "nme": ("dense landmarks, % of the eye distance", 100, 2),
+    "nme5": ("five points, % of the face's size", 100, 2),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    label : str
+    folder : str
+        Of its runs, before the seed.
+    flags : tuple of str
+        Of train/train_maskface.py, beside the defaults.
+    options : dict
+        Of :func:`gluonface.model_zoo.maskface.maskface`, the same in its words.
+    paper : float or None
+        Section 4.4: error of 19 points on AFLW in percent of the face's size.
+    """
+
+    label: str
+    folder: str
+    flags: tuple[str, ...] = ()
+    options: dict = field(default_factory=dict)
+    paper: float | None = None
+
+
+WHOLE = "MaskFace: k0 3, lambda .25"
+ROWS = (
+    Row(WHOLE, "maskface", paper=1.54),
+    Row("k0 2", "k0-2", ("--k0=2",), {"k0": 2}),
+    Row("k0 4", "k0-4", ("--k0=4",), {"k0": 4}, paper=1.57),
+    Row("k0 5", "k0-5", ("--k0=5",), {"k0": 5}, paper=1.64),
+    Row("no context modules", "nocontext", ("--no-context",), {"context": False}),
+    Row("no keypoint head", "nokeypoints", ("--no-keypoints",), {"keypoints": False}),
+    Row("lambda .05", "lambda-.05", ("--lambda-kp=.05",)),
+    Row("lambda 1", "lambda-1", ("--lambda-kp=1",)),
+    Row("no low-quality matches", "nolowquality", ("--no-low-quality",)),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    rows = [row for row in ROWS if not args.rows or row.folder in args.rows]
+    test = Test(args)
+
+    def train_row(row: Row, seed: int, folder: Path, minutes: float) -> None:
+        train("train_maskface.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
+
+    measured, failures = make_runs(args, rows, train_row, test)
+    result = {
+        "system": "maskface",
+        "model": args.model,
+        "channels": args.channels,
+        "start": args.start,
+        "epochs": args.epochs,
+        "minutes": args.minutes,
+        "seeds": args.seeds,
+        "size": args.size,
+        "flags": [Path(word).name if Path(word).is_absolute() else word for word in args.flags],
+        "domains": test.domains,
+        "paper": "Yashunin et al. 2020, section 4.4: AFLW, 19 points",
+        "rows": summarise(rows, args.seeds, measured, args.epochs),
+    }
+    result = rounded({**result, **provenance(argv)})
+    print("\n\n".join(describe(result)))
+    if args.json:
+        write_result(args.json, result)
+    if args.picture:
+        plot(args.picture, result)
+    return 1 if failures else 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] -- FLAGS"
+    )
+    add_run_arguments(parser)
+    parser.add_argument("--det-val", required=True, metavar="JSONL", help="photos for average precision and recall")
+    parser.add_argument("--points-val", required=True, metavar="JSONL", help="photos with dense landmarks")
+    parser.add_argument("--images", metavar="DIR", help="folder of both's photos (default: images/ beside each)")
+    parser.add_argument("--model", default="maskface_mobilenet0.25_fc26", metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument("--channels", type=int, metavar="C", help="of pyramid and heads (default: the model's)")
+    parser.add_argument(
+        "--start",
+        default="retinaface_mobilenet0.25_mask",
+        metavar="MODEL",
+        help="detector of the same backbone whose weights all runs start from (default: %(default)s)",
+    )
+    parser.add_argument("--rows", nargs="+", choices=[row.folder for row in ROWS], help="only these")
+    parser.add_argument("--size", type=int, default=640, metavar="N", help="long side of the photos measured on")
+    args = parse_with_passed_on(parser, argv, "train_maskface.py", OWN_FLAGS)
+    if args.start not in list_models(pretrained=True):
+        # A file of weights is of a net with all its parts, which rows leave out.
+        parser.error(f"--start: {args.start!r} is no model with weights")
+    return args
+
+
+def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
+    """Of the training script; what the user passes on wins over the schedule, not over the row."""
+    return [
+        *("--phase=both", "--lr-mode=cosine", "--warmup-epochs=.2", "--keep-checkpoints=1"),
+        f"--val-interval={args.epochs}",
+        *args.flags,
+        *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
+        *([f"--channels={args.channels}"] if args.channels else []),
+        *row.flags,
+    ]
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+class Test:
+    """Figures of a run's last weights."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.crowd = read_jsonl(args.det_val, args.images)
+        self.pointed = read_jsonl(args.points_val, args.images)
+        self.dense = with_landmarks(self.pointed)
+        self.domains = {
+            "detection": _domain(args.det_val, self.crowd),
+            "points": _domain(args.points_val, self.dense),
+        }
+
+    def __call__(self, row: Row, folder: Path) -> dict:
+        """Figures of the run in a folder, measured once and kept there."""
+        about = {"epochs": epochs_done(folder), "size": self.args.size, "domains": self.domains}
+
+        def measure() -> dict:
+            net = self.net(row, folder / "last.params")
+            return {"seconds": seconds_of(folder), **self.figures(net)}
+
+        return measured_once(folder / "test.json", about, measure)
+
+    def net(self, row: Row, weights: Path):
+        """A row's net with the weights of a run."""
+        net = maskface(model_facts(self.args.model), channels=self.args.channels, **row.options)
+        net.load_parameters(str(weights))
+        start = model_facts(self.args.start)  # mean and std are those that the run started from
+        net.facts = dataclasses.replace(net.facts, mean=start.mean, std=start.std)
+        net.hybridize()
+        return net
+
+    def figures(self, net) -> dict:
+        """All figures of a net; of points that it does not give they are None."""
+        options = {"size": self.args.size, "score_thresh": LOW_SCORE, "batch_size": 8}
+        boxes = FaceAnalyzer(BoxesAlone(net), **options).stream(sample.image_path for sample in self.crowd)
+        crowd = evaluate_detections(boxes, [sample.faces for sample in self.crowd])
+        paths = [sample.image_path for sample in self.pointed]
+        found = dict(zip(paths, FaceAnalyzer(net, **options).stream(paths)))
+        five = evaluate_detections(found.values(), [sample.faces for sample in self.pointed])
+        dense = landmark_figures(self.dense, [found[sample.image_path] for sample in self.dense], "interocular")
+        has_dense = str(net.num_points) == self.dense[0].faces.scheme
+        return {
+            **{key: crowd[key] for key in ("ap50", "ap", "recall_at_1fppi")},
+            **{key: dense[key] if has_dense else None for key in ("nme", "auc")},
+            "nme5": five["nme5"],
+            "missed": dense["missed"] if has_dense else five["nme5_missed"] if net.num_points else None,
+        }
+
+
+def _domain(data: str, samples: Sequence[FaceSample]) -> str:
+    faces = int(sum((~sample.faces.ignore).sum() for sample in samples))
+    return describe_domain(data, {sample.source for sample in samples if sample.source}, len(samples), faces)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def summarise(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs: int) -> list[dict]:
+    """A dict a row: what each seed gave, its mean, and whether it differs from the paper's net by more than chance."""
+    result = []
+    whole = next((row for row in rows if row.label == WHOLE), None)
+    for row in rows:
+        found = runs_of(row, seeds, measured)
+        if not found:
+            continue
+        before = runs_of(whole, seeds, measured) if whole and row is not whole else {}
+        result.append(
+            {
+                "label": row.label,
+                "name": row.folder,
+                "flags": " ".join(row.flags),
+                "compared_with": WHOLE if before else "",
+                **summary_of((*COMPARED, "ap", "auc", "missed"), found, before, epochs),
+                "paper": row.paper,
+            }
+        )
+    return result
+
+
+def describe(result: dict) -> list[str]:
+    """The result in Markdown: what was done, and the table."""
+    channels = f" of {result['channels']} channels" if result["channels"] else ""
+    parts = [
+        f"`{result['model']}`{channels}, every row from `{result['start']}`, {runs_in_words(result)}, long side "
+        f"{result['size']}; AP and recall on {result['domains']['detection']}; points of the faces found of "
+        f"{result['domains']['points']}. Differences from the first row. The paper's column is its own figure "
+        "(ResNet-50, 19 points on AFLW, of the face's size), not comparable but in sign."
+    ]
+    head = ["", *(words for words, *_ in COMPARED.values()), "faces missed there", "minutes a run", "paper: AFLW"]
+    parts.append(markdown_table([head, *map(_cells, result["rows"])]))
+    return parts + cut_short_in_words(result)
+
+
+def _cells(r: dict) -> list[str]:
+    cells = [r["label"]]
+    cells += [cell(r["figures"][key], factor, digits) for key, (_, factor, digits) in COMPARED.items()]
+    missed = r["figures"]["missed"]["mean"]
+    cells.append("-" if missed is None else f"{missed:.1f}")
+    return [*cells, f"{np.mean(r['seconds']) / 60:.1f}", figure(r["paper"], 2)]
+
+
+# ---- the picture -----------------------------------------------------------------------------------------------------
+
+
+def plot(path: str, result: dict) -> None:
+    """The compared figures of each row, those that some row has."""
+    rows = result["rows"]
+    shown = {key: [r["figures"][key]["mean"] for r in rows] for key in COMPARED}
+    keys = [key for key, means in shown.items() if any(mean is not None for mean in means)]
+    drawing = new_figure(figsize=(3 + 3 * len(keys), 1.6 + 0.4 * len(rows)))
+    for i, key in enumerate(keys):
+        words, factor, _ = COMPARED[key]
+        axes = drawing.add_subplot(1, len(keys), i + 1)
+        dots = dots_of(rows, key, factor)
+        draw_rows(axes, dots, reference=np.mean(dots[0][1]) if dots[0][1] else None)
+        axes.set_xlabel(words, size=9)
+        if i:
+            axes.set_yticklabels([])
+    drawing.suptitle(
+        f"{result['model']}, {runs_in_words(result)}, a dot a seed, a stroke their mean\nAP, recall: "
+        f"{result['domains']['detection']}; points: {result['domains']['points']}",
+        size=9,
+    )
+    save_figure(drawing, path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,307 @@
+r"""Train MaskFace: boxes, and points looked for in the boxes that it has just found.
+
+The paper's recipe (section 3.3) has two phases, each started from the one before: WIDER FACE for boxes and five points,
+then AFLW for 19 points, then 300-W for 68. SGD .9, weight decay 1e-4, batch 8 (16 for small nets), 1e-4 -> 1e-2 over
+the first 5,000 updates, then /10 whenever the validation stands still, down to 1e-4; ImageNet backbone, its BatchNorms
+and all of it up to C2 frozen:
+
+    python train/train_maskface.py --model maskface_resnet50_v1b_widerface --phase detection --pretrained-base \
+        --train data/widerface_train.jsonl --val data/widerface_val.jsonl --images ~/WIDER --gpus 0
+    python train/train_maskface.py --model maskface_resnet50_v1b_aflw --phase landmarks --norm face_size \
+        --start runs/maskface/best.params --train data/aflw_train.jsonl --val-points data/aflw_test.jsonl \
+        --images ~/AFLW --warmup-epochs 2 --save-prefix runs/maskface_aflw --gpus 0
+    python train/train_maskface.py --model maskface_resnet50_v1b_300w --phase landmarks \
+        --start runs/maskface_aflw/best.params --train data/300w_train.jsonl --val-points data/300w_full.jsonl \
+        --images ~/300W --warmup-epochs 12.7 --save-prefix runs/maskface_300w --gpus 0
+
+``--phase detection``: photos at .5 to 2.5 of their size, faces of .4 of the smallest anchor's area to 2.5 of the
+largest one's, crops of 640 pixels, half of them around a face, flip, colours. ``--phase landmarks``: a face at 150 to
+450 pixels in a crop of 480, turned by up to 30 degrees. 5,000 updates are 3.1 epochs of WIDER FACE, 2 of AFLW and 12.7
+of 300-W at batch 8. How long the paper trains, and what standing still is, it does not tell; here it is 60 epochs at
+most, and 3 validations.
+
+Weights of another number of points start all but the last layer of the keypoint head. Weights in a file do not say with
+which mean and std they were trained: ``--facts-of`` does.
+
+``--phase both`` is ours: one corpus with boxes and 68 points, RetinaFace's views, so that a light net can be trained at
+once on a processor:
+
+    python train/train_maskface.py --model maskface_mobilenet0.25_fc26 --phase both --data-shape 256 \
+        --start retinaface_mobilenet0.25_mask --train facedata/det_train.jsonl --val facedata/det_val.jsonl \
+        --train-points facedata/lmk_train.jsonl --points-sources ytf --val-points facedata/lmk_val.jsonl \
+        --batch-size 16 --epochs 60 --lr-mode cosine --warmup-epochs 1 --cache bytes --worker-kind thread
+
+The rows of the paper's ablations are flags: ``--no-context``, ``--no-keypoints`` (Table 6), ``--k0`` (section 4.4),
+``--lambda-kp`` (section 3.1), ``--no-low-quality`` (section 3.2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+
+import numpy as np
+
+from gluonface._compat import mx
+from gluonface.data.facejsonl import FaceJsonLines
+from gluonface.data.transforms.colour import Degrade
+from gluonface.data.transforms.presets.maskface import MIN_FACE, MaskFaceLandmarkTransform, MaskFaceTrainTransform
+from gluonface.data.transforms.presets.retinaface import RetinaFaceSamples
+from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
+from gluonface.errors import InputError
+from gluonface.loss import FocalLoss, KeypointMaskLoss
+from gluonface.metrics import NORMS
+from gluonface.model_zoo import model_facts
+from gluonface.model_zoo.maskface import maskface
+from gluonface.nn.roi import KeypointHead, number_boxes
+from gluonface.targets import MaskFaceTargets, ProposalTargets
+from gluonface.training.detection import (
+    BoxesAlone,
+    NormalisedBatches,
+    add_anchor_arguments,
+    add_points_arguments,
+    add_size_arguments,
+    add_view_arguments,
+    anchor_targets,
+    detection_validator,
+    landmark_validator,
+    load_start,
+    training_samples,
+    training_views,
+)
+from gluonface.training.inputs import add_base_argument, add_data_arguments, batch_loader, image_preparer
+
+PAPER = TrainConfig(
+    batch_size=8,
+    epochs=60,
+    lr=1e-2,
+    lr_mode="plateau",
+    lr_patience=3,
+    lr_min=1e-4,
+    warmup_epochs=3.1056,  # 5,000 updates of 8 of WIDER FACE's 12,880 photos
+    warmup_lr=1e-4,
+    momentum=0.9,
+    wd=1e-4,
+    save_prefix="runs/maskface",
+)
+#: What the phases differ in where no flag says otherwise: phase -> flags.
+PHASES = {
+    "detection": {"data_shape": 640, "face_prob": 0.5},
+    "landmarks": {"data_shape": 480, "face_prob": 0.5},
+    "both": {"data_shape": 640, "face_prob": 0.0},
+}
+#: What begins anew where the weights that a run starts from are of other points, or of a net without.
+POINTS = ("network.keypoint_head.",)
+#: An overlap that no box has: without low-quality matches.
+_NONE = 2.0
+_SWITCH = argparse.BooleanOptionalAction
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="maskface_resnet50_v1b_widerface", help="name of the model to train")
+    model.add_argument(
+        "--channels", type=int, metavar="C", help="of pyramid, context and keypoint head (default: the model's)"
+    )
+    model.add_argument("--k0", type=float, default=3.0, help="level of a face of 224 pixels; the lower, the finer")
+    model.add_argument("--context", action=_SWITCH, default=True, help="context modules")
+    model.add_argument("--keypoints", action=_SWITCH, default=True, help="keypoint head; without, boxes alone")
+    model.add_argument("--frozen", action=_SWITCH, default=True, help="BatchNorms and the backbone up to C2 stay")
+    add_base_argument(model)
+    model.add_argument(
+        "--start",
+        metavar="MODEL|PARAMS",
+        help="start from a model of that backbone that has weights, or from a file: that of the phase before",
+    )
+    model.add_argument("--facts-of", metavar="NAME", help="model with whose mean and std the weights in the file were")
+    data = parser.add_argument_group("data")
+    data.add_argument("--phase", choices=PHASES, default="detection", help="see above (default: %(default)s)")
+    add_data_arguments(data, "AP")
+    add_points_arguments(data)
+    data.add_argument("--val-points", metavar="JSONL", help="annotations for the dense landmarks after each epoch")
+    data.add_argument("--norm", choices=NORMS, default="interocular", help="what their NME is divided by")
+    add_size_arguments(data)
+    own = parser.add_argument_group("views of the phases detection and landmarks")
+    own.add_argument("--scales", type=float, nargs=2, default=(0.5, 2.5), metavar="S", help="of photos for detection")
+    own.add_argument(
+        "--face-range", type=float, nargs=2, default=(150.0, 450.0), metavar="PX", help="of faces for landmarks"
+    )
+    add_view_arguments(parser)
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--lambda-kp", type=float, default=0.25, help="weight of the points")
+    loss.add_argument(
+        "--max-proposals", type=int, default=16, metavar="P", help="of a photo, in which points are learnt"
+    )
+    loss.add_argument(
+        "--low-quality",
+        action=_SWITCH,
+        default=True,
+        help="each face has its best anchors, however little they overlap",
+    )
+    add_anchor_arguments(loss, 0.5, 0.3, hard_negatives=False)
+    add_training_arguments(parser, PAPER)
+    parser.set_defaults(data_shape=None, face_prob=None, min_face=MIN_FACE)
+    args = parser.parse_args(argv)
+    for name, value in PHASES[args.phase].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.frozen and not (args.start or args.pretrained_base or args.resume):
+        parser.error("random weights cannot stay as they are: give --start, --pretrained-base or --no-frozen")
+    return args
+
+
+def build_net(args: argparse.Namespace):
+    """The net to train, initialised."""
+    facts = model_facts(args.model)
+    if facts.system != "maskface":
+        raise InputError(f"--model: expected a model of MaskFace (maskface_*), got {args.model}")
+    net = maskface(
+        facts,
+        pretrained_base=args.pretrained_base,
+        channels=args.channels,
+        k0=args.k0,
+        context=args.context,
+        keypoints=args.keypoints,
+        frozen=args.frozen,
+    )
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    if args.start:
+        load_start(net, args.start, anew=POINTS)
+    if args.facts_of:
+        facts = model_facts(args.facts_of)
+        net.facts = dataclasses.replace(net.facts, mean=facts.mean, std=facts.std)
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    return net
+
+
+def make_views(args: argparse.Namespace, seed: int) -> RetinaFaceSamples:
+    """An epoch's views of the photos, as the phase and the flags say."""
+    complete, partial = training_samples(args)
+    samples = [*complete, *partial]
+    common = {"size": args.data_shape, "min_face": args.min_face, "degrade": Degrade() if args.degrade else None}
+    if args.phase == "detection":
+        transform = MaskFaceTrainTransform(scales=tuple(args.scales), face_prob=args.face_prob, **common)
+    elif args.phase == "landmarks":
+        transform = MaskFaceLandmarkTransform(face_range=tuple(args.face_range), max_degrees=args.max_degrees, **common)
+    else:
+        transform = None
+    return training_views(args, samples, seed, transform)
+
+
+def make_targets(args: argparse.Namespace, num_points: int) -> MaskFaceTargets:
+    """Targets of a view that follow from its labels."""
+    low = {"low_quality_iou": 0.0 if args.low_quality else _NONE}
+    return anchor_targets(args, MaskFaceTargets, num_points=num_points, **low)
+
+
+class Losses:
+    """``loss_fn`` of the engine: class, box, and points in the net's own proposals.
+
+    The proposals are chosen on the host from what the net has just predicted, so that a step waits there for its
+    device; with several devices one waits after another.
+    """
+
+    watched = ("proposals",)
+
+    def __init__(self, args: argparse.Namespace):
+        map_hw = (KeypointHead.MAP_SIDE,) * 2
+        self.choose = ProposalTargets(map_hw, max_proposals=args.max_proposals)
+        self.anchors = FocalLoss(smooth_at=args.smooth_at)
+        self.points = KeypointMaskLoss(map_hw, weight=args.lambda_kp)
+        for block in (self.anchors, self.points):
+            block.hybridize(static_alloc=True)
+
+    def __call__(self, net, x, cls_targets, box_targets, face_boxes, face_points, per_anchor):
+        """Parts of the loss, see `gluonface.engine.Engine`; ``proposals`` counts those of an image that have points."""
+        cls_preds, box_preds, *maps = net.network(x)
+        parts = dict(zip(("cls", "box"), self.anchors(cls_preds, box_preds, cls_targets, box_targets, per_anchor)))
+        if not maps:
+            return {**parts, "proposals": mx.nd.zeros_like(per_anchor)}
+        with mx.autograd.pause():
+            rois, cells, count = self.propose(net, x, cls_preds, box_preds, face_boxes, face_points)
+            # A mean over the proposals of this slice.
+            normaliser = mx.nd.ones_like(per_anchor) * (len(x) / max(1.0, float(count.sum())))
+            rows = number_boxes(mx.nd, rois)
+        # Without proposals, too: an update wants a gradient of every parameter, be it 0.
+        logits = net.network.keypoint_head(rows, *maps)
+        points = self.points(logits, cells, normaliser)
+        return {**parts, "points": points, "proposals": mx.nd.array(count, ctx=x.ctx)}
+
+    def propose(self, net, x, cls_preds, box_preds, face_boxes, face_points):
+        """Proposals (B, P, 4) and the cells of their points (B, P, K), P as many as an image has at most, and how many
+        have points, an ndarray (B,).
+        """
+        scores = mx.nd.softmax(cls_preds, axis=-1)[:, :, 1]
+        boxes = net.decode_boxes(box_preds, net.anchors(x))
+        arrays = (array.asnumpy() for array in (boxes, scores, face_boxes, face_points))
+        rois, cells = self.choose(*arrays)
+        # The keypoint head is dear: no empty rows that no image needs.
+        most = max(1, int((rois[:, :, 2] > rois[:, :, 0]).sum(axis=1).max()))
+        rois, cells = rois[:, :most], cells[:, :most]
+        count = (cells >= 0).any(axis=2).sum(axis=1).astype(np.float32)
+        return mx.nd.array(rois, ctx=x.ctx), mx.nd.array(cells, ctx=x.ctx), count
+
+
+def positive_anchors(images, cls_targets, *others) -> int:
+    """Anchors that class and box are means over."""
+    return (cls_targets == 1).sum()
+
+
+def validator(args: argparse.Namespace, num_points: int):
+    """``evaluate(net)``, AP on ``--val`` and landmarks on ``--val-points``, and which value chooses the best weights.
+
+    Raises
+    ------
+    InputError
+        The net has no dense landmarks to validate.
+    """
+    if args.val_points and num_points in (0, 5):
+        raise InputError(
+            f"--val-points: expected a net with dense landmarks, {args.model} has {num_points} points here"
+        )
+    parts = []
+    if args.val:
+        boxes = detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size)
+        parts.append(lambda net: boxes(BoxesAlone(net)))
+    if args.val_points:
+        samples = FaceJsonLines(args.val_points, args.images).samples
+        parts.append(landmark_validator(samples, args.val_size, args.norm))
+
+    def evaluate(net) -> dict[str, float]:
+        return {key: value for part in parts for key, value in part(net).items()}
+
+    # A missed face counts in the AUC, not in the NME.
+    by_points = args.val_points and (args.phase == "landmarks" or not args.val)
+    return (evaluate, "auc" if by_points else "ap50") if parts else (None, None)
+
+
+def main(argv=None) -> None:
+    """Train as the command line says."""
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = config_from_args(args)
+    seed_everything(config.seed)
+    net = build_net(args)
+    net.hybridize(static_alloc=True)
+    losses = Losses(args)
+    evaluate, best_key = validator(args, net.num_points)
+    engine = Engine(
+        net,
+        losses,
+        config,
+        prepare=image_preparer(net.facts),
+        evaluate=evaluate,
+        best_key=best_key,
+        watched=losses.watched,
+    )
+    views, targets = make_views(args, config.seed), make_targets(args, net.num_points)
+    with batch_loader(
+        views, targets.encode_labels, config, args.worker_kind, engine.rank, engine.num_workers
+    ) as loader:
+        engine.fit(lambda epoch: NormalisedBatches(loader.epoch(epoch), positive_anchors))
+
+
+if __name__ == "__main__":
+    main()
