@@ -39,28 +39,24 @@ from ablation import (
     dots_of,
     draw_rows,
     epochs_done,
-    make_runs,
     measured_once,
     most_proposals,
     parse_with_passed_on,
-    runs_by_label,
+    passed_on,
     runs_in_words,
     runs_of,
     seconds_of,
     summary_of,
+    tabulate,
     train,
-    with_earlier,
 )
 from common import (
     describe_domain,
     figure,
     markdown_table,
     new_figure,
-    provenance,
-    rounded,
     run,
     save_figure,
-    write_result,
 )
 from detectors import LOW_SCORE
 
@@ -192,33 +188,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     def train_row(row: Row, seed: int, folder: Path, minutes: float) -> None:
         train("train_kpnet.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
 
-    measured, failures = make_runs(args, rows, train_row, test)
     about = {
         "system": "kpnet",
         "dataset": args.dataset,
         "epochs": args.epochs,
         "size": args.size,
-        "flags": [Path(word).name if Path(word).is_absolute() else word for word in args.flags],
+        "flags": passed_on(args),
         "domains": test.domains,
     }
-    measured = with_earlier(args, about, measured)
-    rows = [row for row in ROWS if any(row.label == label for label, _ in measured)]
-    seeds = sorted({seed for _, seed in measured})
-    result = {
-        **about,
-        "minutes": args.minutes,
-        "seeds": seeds,
-        "paper": "Song et al. 2020, Tables 1, 2, 3, 4 and 6: FDDB, AFLW",
-        "rows": summarise(rows, seeds, measured, args.epochs),
-        "runs": runs_by_label(measured),
-    }
-    result = rounded({**result, **provenance(argv)})
-    print("\n\n".join(describe(result)))
-    if args.json:
-        write_result(args.json, result)
-    if args.picture:
-        plot(args.picture, result)
-    return 1 if failures else 0
+    return tabulate(
+        args,
+        argv,
+        rows,
+        train_row,
+        test,
+        every_row=ROWS,
+        about=about,
+        paper="Song et al. 2020, Tables 1, 2, 3, 4 and 6: FDDB, AFLW",
+        table=lambda *runs: {"rows": summarise(*runs)},
+        describe=describe,
+        plot=plot,
+    )
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

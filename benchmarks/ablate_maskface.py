@@ -40,13 +40,14 @@ from ablation import (
     dots_of,
     draw_rows,
     epochs_done,
-    make_runs,
     measured_once,
     parse_with_passed_on,
+    passed_on,
     runs_in_words,
     runs_of,
     seconds_of,
     summary_of,
+    tabulate,
     train,
 )
 from common import (
@@ -54,11 +55,8 @@ from common import (
     figure,
     markdown_table,
     new_figure,
-    provenance,
-    rounded,
     run,
     save_figure,
-    write_result,
 )
 from detectors import LOW_SCORE
 
@@ -130,28 +128,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     def train_row(row: Row, seed: int, folder: Path, minutes: float) -> None:
         train("train_maskface.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
 
-    measured, failures = make_runs(args, rows, train_row, test)
-    result = {
+    about = {
         "system": "maskface",
         "model": args.model,
         "channels": args.channels,
         "start": args.start,
         "epochs": args.epochs,
-        "minutes": args.minutes,
-        "seeds": args.seeds,
         "size": args.size,
-        "flags": [Path(word).name if Path(word).is_absolute() else word for word in args.flags],
+        "flags": passed_on(args),
         "domains": test.domains,
-        "paper": "Yashunin et al. 2020, section 4.4: AFLW, 19 points",
-        "rows": summarise(rows, args.seeds, measured, args.epochs),
     }
-    result = rounded({**result, **provenance(argv)})
-    print("\n\n".join(describe(result)))
-    if args.json:
-        write_result(args.json, result)
-    if args.picture:
-        plot(args.picture, result)
-    return 1 if failures else 0
+    return tabulate(
+        args,
+        argv,
+        rows,
+        train_row,
+        test,
+        every_row=ROWS,
+        about=about,
+        paper="Yashunin et al. 2020, section 4.4: AFLW, 19 points",
+        table=lambda *runs: {"rows": summarise(*runs)},
+        describe=describe,
+        plot=plot,
+    )
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -42,28 +42,24 @@ from ablation import (
     each_seed,
     epochs_done,
     in_words,
-    make_runs,
     measured_once,
     parse_with_passed_on,
-    runs_by_label,
+    passed_on,
     runs_in_words,
     runs_of,
     seconds_of,
     summary_of,
+    tabulate,
     train,
     whole,
-    with_earlier,
 )
 from common import (
     describe_domain,
     figure,
     markdown_table,
     new_figure,
-    provenance,
-    rounded,
     run,
     save_figure,
-    write_result,
 )
 from detectors import LOW_SCORE, match_faces
 from eval_pose import Truth, gathered, on_boxes, photos, read_labelled
@@ -142,35 +138,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     def train_row(row: Row, seed: int, folder: Path, minutes: float) -> None:
         train("train_mos.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
 
-    measured, failures = make_runs(args, rows, train_row, test)
     about = {
         "system": "mos",
         "model": args.model,
         "start": args.start,
         "epochs": args.epochs,
         "feedback": {"threshold": args.threshold, "mine_every": args.mine_every},
-        "flags": [Path(word).name if Path(word).is_absolute() else word for word in args.flags],
+        "flags": passed_on(args),
         "domains": test.domains,
     }
-    measured = with_earlier(args, about, measured)
-    rows = [row for row in ROWS if any(row.label == label for label, _ in measured)]
-    seeds = sorted({seed for _, seed in measured})
-    result = {
-        **about,
-        "minutes": args.minutes,
-        "seeds": seeds,
-        "paper": "Liu et al. 2021, Table 1: WIDER FACE validation (several scales, flip), AFLW2000",
-        "rows": summarise(rows, seeds, measured, args.epochs),
-        "runs": runs_by_label(measured),
-    }
-    result["pose_loss"] = pose_loss(rows, seeds, measured, args.epochs)
-    result = rounded({**result, **provenance(argv)})
-    print("\n\n".join(describe(result)))
-    if args.json:
-        write_result(args.json, result)
-    if args.picture:
-        plot(args.picture, result)
-    return 1 if failures else 0
+    return tabulate(
+        args,
+        argv,
+        rows,
+        train_row,
+        test,
+        every_row=ROWS,
+        about=about,
+        paper="Liu et al. 2021, Table 1: WIDER FACE validation (several scales, flip), AFLW2000",
+        table=lambda *runs: {"rows": summarise(*runs), "pose_loss": pose_loss(*runs)},
+        describe=describe,
+        plot=plot,
+    )
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from common import ROOT, read_result, rounded, write_result
+from common import ROOT, provenance, read_result, rounded, write_result
 
 from gluonface import FaceAnalyzer
 from gluonface.decode import KPNET_SCALES
@@ -197,6 +197,73 @@ def runs_by_label(measured: Measured) -> dict[str, dict[str, dict]]:
     for (label, seed), one in sorted(measured.items()):
         runs.setdefault(label, {})[str(seed)] = one
     return runs
+
+
+def tabulate(
+    args: argparse.Namespace,
+    argv: Sequence[str] | None,
+    rows: Sequence[RunRow],
+    train_row: Callable[[RunRow, int, Path, float], None],
+    measure: Callable[[RunRow, Path], dict],
+    *,
+    every_row: Sequence[RunRow],
+    about: dict,
+    paper: str,
+    table: Callable[[Sequence[RunRow], Sequence[int], Measured, int], dict],
+    describe: Callable[[dict], Sequence[str]],
+    plot: Callable[[str, dict], None],
+) -> int:
+    """Make the runs, and print, write and draw what they gave.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of `add_run_arguments`.
+    argv
+        Of the script.
+    rows, train_row, measure
+        See `make_runs`.
+    every_row : sequence
+        All rows in the order of the table, of which ``--add`` may bring some.
+    about : dict
+        Keys of the result that are the same for all runs in it, see `with_earlier`.
+    paper : str
+        What the paper's figures are.
+    table : callable
+        ``table(rows, seeds, measured, epochs)`` gives the keys of the result that follow from the runs, ``rows`` among
+        them.
+    describe, plot : callable
+        ``describe(result)`` gives paragraphs, ``plot(path, result)`` draws it.
+
+    Returns
+    -------
+    int
+        Exit status: 1 where a run failed.
+    """
+    measured, failures = make_runs(args, rows, train_row, measure)
+    measured = with_earlier(args, about, measured)
+    seeds = sorted({seed for _, seed in measured})
+    there = [row for row in every_row if any(row.label == label for label, _ in measured)]
+    result = {
+        **about,
+        "minutes": args.minutes,
+        "seeds": seeds,
+        "paper": paper,
+        **table(there, seeds, measured, args.epochs),
+        "runs": runs_by_label(measured),
+    }
+    result = rounded({**result, **provenance(argv)})
+    print("\n\n".join(describe(result)))
+    if args.json:
+        write_result(args.json, result)
+    if args.picture:
+        plot(args.picture, result)
+    return 1 if failures else 0
+
+
+def passed_on(args: argparse.Namespace) -> list[str]:
+    """The flags that went on to the training script, without paths of this machine, as a result keeps them."""
+    return [Path(word).name if Path(word).is_absolute() else word for word in args.flags]
 
 
 def measured_once(path: Path, about: dict, measure: Callable[[], dict]) -> dict:

@@ -38,23 +38,20 @@ from ablation import (
     cut_short_in_words,
     epochs_done,
     keep_flags,
-    make_runs,
     measured_once,
     most_proposals,
     runs_in_words,
     runs_of,
     seconds_of,
     summary_of,
+    tabulate,
 )
 from common import (
     describe_domain,
     markdown_table,
     new_figure,
-    provenance,
-    rounded,
     run,
     save_figure,
-    write_result,
 )
 
 from gluonface._compat import mx
@@ -151,25 +148,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     def train_row(row: Net, seed: int, folder: Path, minutes: float) -> None:
         train_net(args, row, seed, folder, minutes)
 
-    measured, failures = make_runs(args, rows, train_row, test)
-    result = {
+    about = {
         "system": "kpnet",
         "epochs": args.epochs,
-        "minutes": args.minutes,
-        "seeds": args.seeds,
         "sizes": sorted(set(args.sizes)),
         "domain": test.domain,
         "face_sizes": test.face_sizes(ANCHORS_AT),
-        "paper": "Song et al. 2020, Figure 1 (a picture: no numbers are told)",
-        "rows": summarise(rows, args.seeds, measured, args.epochs),
     }
-    result = rounded({**result, **provenance(argv)})
-    print("\n\n".join(describe(result)))
-    if args.json:
-        write_result(args.json, result)
-    if args.picture:
-        plot(args.picture, result)
-    return 1 if failures else 0
+    return tabulate(
+        args,
+        argv,
+        rows,
+        train_row,
+        test,
+        every_row=rows,
+        about=about,
+        paper="Song et al. 2020, Figure 1 (a picture: no numbers are told)",
+        table=lambda *runs: {"rows": summarise(*runs)},
+        describe=describe,
+        plot=plot,
+    )
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
