@@ -110,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         {
             "model": name,
             **settings(args),
+            **({"min_face": args.min_face} if args.min_face else {}),
             "data": Path(args.data).stem,
             "domain": domain(args, samples, labels),
             **fitted,

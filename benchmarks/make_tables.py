@@ -177,7 +177,8 @@ class Results:
         chosen = [
             r
             for r in self.detection
-            if (r["model"], r["data"], r.get("size"), r["rotate"]) == (model, MAIN_DATA, MAIN_SIZE, 0) and not r["flip"]
+            if (r["model"], r["data"], r.get("size"), r["rotate"]) == (model, MAIN_DATA, MAIN_SIZE, 0)
+            and not (r["flip"] or r.get("min_face"))
         ]
         return chosen[0] if chosen else None
 
@@ -722,7 +723,7 @@ def figures(model: str, results: Results) -> str:
     if found:
         parts.append(_detection(found, with_model=False))
     for r in found:
-        if r["rotate"] == 0:
+        if r["rotate"] == 0 and not r.get("min_face"):
             parts.append(f"On {r['domain']}, {looked_at(r)}:\n\n" + _by_size(r))
         if "comparison" in r:
             parts.append(_comparison(r))

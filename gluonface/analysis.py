@@ -39,7 +39,6 @@ from .geometry import (
     warp_points,
 )
 from .image import MAX_PIXELS, load_image
-from .mesh import pose_from_mesh, topology_468
 
 __all__ = [
     "REALIGN_FROM",
@@ -170,6 +169,8 @@ def _pose_of_mesh(mesh: np.ndarray) -> np.ndarray | None:
     """Yaw, pitch, roll (n, 3) in degrees of meshes (n, V, 3); None where the kind of mesh is not known, or one of them
     is no face (an untrained net puts all vertices in one place).
     """
+    from .mesh import pose_from_mesh, topology_468  # here: a process that finds no meshes starts without them
+
     topology = topology_468()
     if mesh.shape[1] != topology.num_vertices:
         return None

@@ -579,7 +579,7 @@ def _streamed(analyzer, frames, selector, tracker, batch_size, on_frame) -> Iter
                 yield from selector.end(tracker.ended)
                 yield from selector.add(frame, faces, ids)
             # Gone before the next ones are read: no more than a batch in memory.
-            del batch, frame
+            batch = frame = None
     yield from selector.end()
 
 

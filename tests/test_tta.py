@@ -12,7 +12,7 @@ from gluonface.faces import Faces
 from gluonface.geometry import box_iou, warp_image, warp_points
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.pose import geodesic_degrees, rotation_from_pose
-from gluonface.tta import SHORT_SIDES, detect_multiscale, mirror_faces, vote_faces
+from gluonface.tta import SHORT_SIDES, detect_multiscale, mirror_faces, soften_faces, vote_faces
 
 SIZE_HW = (300, 400)
 CORNERS = ((70, 70), (1210, 70), (70, 1210), (1210, 1210))
@@ -273,3 +273,27 @@ def test_voting_keeps_faces_without_points_and_refuses_a_mixture():
 
 def test_voting_on_nothing_is_nothing():
     assert vote_faces([Faces.empty(SIZE_HW)] * 3) == Faces.empty(SIZE_HW)
+
+
+def test_soft_suppression_lowers_what_overlaps_a_better_face_and_sorts_anew():
+    boxes = [[0, 0, 100, 100], [50, 0, 150, 100], [200, 200, 240, 240]]
+    faces = soften_faces(Faces(boxes, [0.9, 0.6, 0.5], size_hw=(300, 300)), "linear")
+    np.testing.assert_allclose(faces.scores, [0.9, 0.5, 0.4], atol=1e-6)  # the overlap is a third
+    np.testing.assert_array_equal(faces.boxes, np.array(boxes)[[0, 2, 1]])
+    assert len(soften_faces(Faces(boxes, [0.9, 0.6, 0.5], size_hw=(300, 300)), "linear", score_thresh=0.45)) == 2
+
+
+def test_several_scales_soften_before_they_vote():
+    class Twice:
+        """Finds a face and, beside it, half of it again."""
+
+        score_thresh = 0.1
+
+        def detect_letterboxed(self, images, boxes, score_thresh):
+            found = [[40, 40, 80, 80], [60, 40, 100, 80]]
+            return [Faces(found, [0.9, 0.6], size_hw=image.shape[:2]) for image in images]
+
+    image = np.zeros((160, 200, 3), np.uint8)
+    plain, soft = (detect_multiscale(Twice(), image, None, flip=False, soft=method) for method in (None, "linear"))
+    np.testing.assert_allclose(plain.scores, [0.9, 0.6], atol=1e-6)
+    np.testing.assert_allclose(soft.scores, [0.9, 0.4], atol=1e-6)

@@ -102,7 +102,7 @@ def test_faces_too_small_to_ask_for_are_neither_missed_nor_false(script, data, t
     assert [sum(size["faces"] for size in row["by_size"].values()) for row in rows] == [3, 2]
     assert all(row["ap50"] == 1 for row in rows)
     assert rows[1]["domain"].endswith("2 faces), faces of at least 79 pixels at a long side of 640")
-    assert "per_photo" in rows[1]
+    assert "per_photo" in rows[1] and rows[1]["min_face"] == 79
 
 
 BAD_DETECTIONS = {
@@ -283,8 +283,8 @@ def test_the_curve_is_drawn(red, data, tmp_path):
 def test_several_scales_and_flips_go_to_test_time_augmentation(script, data, monkeypatch):
     detectors, calls = script("detectors"), []
 
-    def looked(analyzer, image, short_sides, flip):
-        calls.append((image.shape[:2], short_sides, flip))
+    def looked(analyzer, image, short_sides, flip, soft):
+        calls.append((image.shape[:2], short_sides, flip, soft))
         return Faces.empty(image.shape[:2])
 
     monkeypatch.setattr(detectors, "detect_multiscale", looked)
@@ -292,13 +292,13 @@ def test_several_scales_and_flips_go_to_test_time_augmentation(script, data, mon
     monkeypatch.setattr(module, "build_analyzer", lambda args: (RedFinder(), args.model))
     run = ["--model", "red", "--data", str(data)]
     module.main([*run, "--scales", "100", "200"])
-    assert calls == [(size, [100, 200], False) for size in SIZES.values()]
+    assert calls == [(size, [100, 200], False, None) for size in SIZES.values()]
     calls.clear()
     module.main([*run, "--size", "180", "--flip"])
-    assert calls == [((60, 90), [120], True), ((80, 80), [180], True), ((50, 70), [129], True)]
+    assert calls == [((60, 90), [120], True, None), ((80, 80), [180], True, None), ((50, 70), [129], True, None)]
     calls.clear()
-    module.main([*run, "--size", "stored", "--flip"])
-    assert calls[0] == ((60, 90), None, True)
+    module.main([*run, "--size", "stored", "--flip", "--soft-nms", "gaussian"])
+    assert calls[0] == ((60, 90), None, True, "gaussian")
 
 
 @pytest.mark.parametrize(

@@ -949,6 +949,8 @@ def test_raw_predictions_of_a_trained_net_are_the_same(tmp_path, name):
     names = ["heatmaps"]
     if net.facts.task == "detection":
         names = ["cls_preds", "box_preds", "landmark_preds", *(["pose_cells"] if len(expected) == 4 else [])]
+    if net.facts.system == "kpnet":
+        names = ["scale_map", "maps"]
     assert [output.name for output in model.graph.output] == names
     for found, array in zip(run_onnx(model, {"data": data}), expected):
         np.testing.assert_allclose(found, array.asnumpy(), rtol=0, atol=1e-4)
@@ -973,7 +975,8 @@ def test_detections_and_points_of_a_trained_net_are_the_same(tmp_path, name):
     assert [a.shape for a in found.values()] == [a.shape for a in expected]
     # Rows of nearly equal score may change places, and one more or less may pass the threshold.
     seen = expected[1][..., 0] > 0.1
-    assert seen.any(axis=1).all() and (expected[1][:, 0] > 0.9).all()
+    # KPNet's scores are low.
+    assert seen.any(axis=1).all() and (expected[1][:, 0] > (0.1 if net.facts.system == "kpnet" else 0.9)).all()
     np.testing.assert_array_equal(scores[..., 0] > 0.1, seen)
     np.testing.assert_allclose(scores[seen], expected[1][seen], rtol=0, atol=1e-4)
     np.testing.assert_allclose(bboxes[seen], expected[2][seen], rtol=0, atol=0.05)
