@@ -266,7 +266,7 @@ def with_metric(text: str, path: Path, results: Results) -> str:
     if main is not None:  # first, since the command's list shows the first one
         first = f"AP@0.5, {main['domain']}, {looked_at(main)}"
         metric = {first: metric.pop(first), **metric}
-    if facts.get("metric", {}) == metric:
+    if list(facts.get("metric", {}).items()) == list(metric.items()):  # their order counts
         return text
     return json.dumps({**facts, "metric": metric}, indent=2, ensure_ascii=False) + "\n"
 
