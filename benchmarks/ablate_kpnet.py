@@ -51,7 +51,7 @@ from ablation import (
     train,
 )
 from common import (
-    describe_domain,
+    describe_photos,
     figure,
     markdown_table,
     new_figure,
@@ -258,8 +258,8 @@ class Test:
         if not self.pointed:
             raise DataError(f"{args.points_val}: no face has five points set by people")
         self.domains = {
-            "detection": _domain(args.det_val, self.crowd, sum(int((~s.faces.ignore).sum()) for s in self.crowd)),
-            "points": _domain(args.points_val, self.pointed, sum(map(_with_points, self.pointed))),
+            "detection": describe_photos(args.det_val, self.crowd),
+            "points": describe_photos(args.points_val, self.pointed, sum(map(_with_points, self.pointed))),
         }
 
     def __call__(self, row: Row, folder: Path) -> dict:
@@ -309,10 +309,6 @@ def _with_points(sample: FaceSample) -> int:
     faces = sample.faces
     known = np.isfinite(faces.landmarks5).all(axis=2).any(axis=1)
     return int((faces.landmarks5_human & ~faces.ignore & known).sum())
-
-
-def _domain(data: str, samples: Sequence[FaceSample], faces: int) -> str:
-    return describe_domain(data, {s.source for s in samples if s.source}, len(samples), faces)
 
 
 def find_in_labelled(net, sample: FaceSample, size: int) -> Faces:

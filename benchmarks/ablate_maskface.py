@@ -51,7 +51,7 @@ from ablation import (
     train,
 )
 from common import (
-    describe_domain,
+    describe_photos,
     figure,
     markdown_table,
     new_figure,
@@ -61,7 +61,7 @@ from common import (
 from detectors import LOW_SCORE
 
 from gluonface import FaceAnalyzer
-from gluonface.data import FaceSample, read_jsonl
+from gluonface.data import read_jsonl
 from gluonface.metrics import evaluate_detections
 from gluonface.model_zoo import list_models, model_facts
 from gluonface.model_zoo.maskface import maskface
@@ -202,8 +202,8 @@ class Test:
         self.pointed = read_jsonl(args.points_val, args.images)
         self.dense = with_landmarks(self.pointed)
         self.domains = {
-            "detection": _domain(args.det_val, self.crowd),
-            "points": _domain(args.points_val, self.dense),
+            "detection": describe_photos(args.det_val, self.crowd),
+            "points": describe_photos(args.points_val, self.dense),
         }
 
     def __call__(self, row: Row, folder: Path) -> dict:
@@ -241,11 +241,6 @@ class Test:
             "nme5": five["nme5"],
             "missed": dense["missed"] if has_dense else five["nme5_missed"] if net.num_points else None,
         }
-
-
-def _domain(data: str, samples: Sequence[FaceSample]) -> str:
-    faces = int(sum((~sample.faces.ignore).sum() for sample in samples))
-    return describe_domain(data, {sample.source for sample in samples if sample.source}, len(samples), faces)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ from ablation import (
     whole,
 )
 from common import (
-    describe_domain,
+    describe_photos,
     figure,
     markdown_table,
     new_figure,
@@ -215,14 +215,9 @@ class Test:
         self.crowd = read_jsonl(args.det_val, args.images)
         self.posed = read_labelled(args.pose_val, args.images, None)
         self.truth = Truth.of(self.posed)
-        faces = int(sum((~sample.faces.ignore).sum() for sample in self.crowd))
         self.domains = {
-            "detection": describe_domain(
-                args.det_val, {s.source for s in self.crowd if s.source}, len(self.crowd), faces
-            ),
-            "pose": describe_domain(
-                args.pose_val, {s.source for s in self.posed if s.source}, len(self.posed), len(self.truth.pose)
-            ),
+            "detection": describe_photos(args.det_val, self.crowd),
+            "pose": describe_photos(args.pose_val, self.posed, len(self.truth.pose)),
         }
 
     def __call__(self, row: Row, folder: Path) -> dict:

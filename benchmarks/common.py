@@ -7,14 +7,18 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 import gluonface
+from gluonface.data import FaceSample
 from gluonface.deploy.runtime.machine import processor_name
 from gluonface.errors import DataError, GluonFaceError
 from gluonface.files import write_atomically
@@ -49,6 +53,51 @@ def describe_domain(data: str | os.PathLike, sources: set[str], photos: int, fac
     if sources and sources <= set(_COLLECTIONS):
         name = f"FC26 {name}"
     return f"{', '.join(words) or 'photos'} ({name}, {photos} photos, {faces} faces)"
+
+
+def describe_photos(data: str | os.PathLike, samples: Sequence[FaceSample], faces: int | None = None) -> str:
+    """`describe_domain` of annotated photos; ``faces`` are those that count, by default all that are not ignored."""
+    if faces is None:
+        faces = int(sum((~sample.faces.ignore).sum() for sample in samples))
+    return describe_domain(data, {sample.source for sample in samples if sample.source}, len(samples), faces)
+
+
+def in_own_process(script: str, job: dict) -> dict:
+    """What a script's ``--worker JOB`` writes to the job's ``out``, in a process of its own: the number of threads, the
+    job's ``threads``, is read when it starts.
+
+    Raises
+    ------
+    GluonFaceError
+        It failed.
+    """
+    threads = str(job["threads"])
+    env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, script, "--worker", json.dumps({**job, "out": str(out)})]
+        status = subprocess.run(command, env=env).returncode
+        if status:
+            raise GluonFaceError(f"the measuring process ended with status {status}; its message is above")
+        return read_result(out)
+
+
+def time_in_turns(
+    ways: dict[str, Callable], photo: np.ndarray, warm_up: int, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Milliseconds of each round that each way takes for a photo, the first rounds left out, and how many faces it
+    gave; they take turns, so that a busy machine slows all of them.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    given = {}
+    for turn in range(warm_up + rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            faces = way(photo)
+            if turn >= warm_up:
+                taken[name].append(1000 * (time.perf_counter() - start))
+            given[name] = len(faces)
+    return taken, given
 
 
 def provenance(argv: Sequence[str] | None) -> dict:

@@ -47,7 +47,7 @@ from ablation import (
     tabulate,
 )
 from common import (
-    describe_domain,
+    describe_photos,
     markdown_table,
     new_figure,
     run,
@@ -265,10 +265,7 @@ class Test:
         counts = [sum(int((~_without_small(sample).faces.ignore).sum()) for sample in one) for one in found]
         if not sum(counts):
             raise DataError(f"{', '.join(args.val)}: no face is at least {SMALLEST_AT:g} pixels at {ANCHORS_AT}")
-        self.domain = "; ".join(
-            describe_domain(path, {s.source for s in one if s.source}, len(one), faces)
-            for path, one, faces in zip(args.val, found, counts)
-        )
+        self.domain = "; ".join(describe_photos(path, one, faces) for path, one, faces in zip(args.val, found, counts))
 
     def face_sizes(self, size: int) -> list[float]:
         """Sizes of the faces in pixels of photos of that long side."""

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 from common import (
-    describe_domain,
+    describe_photos,
     figure,
     looked_at,
     new_figure,
@@ -209,7 +209,7 @@ def settings(args: argparse.Namespace) -> dict:
 
 def domain(args: argparse.Namespace, samples: list[FaceSample], labels: list) -> str:
     faces = int(sum((~one.ignore).sum() for one in labels))
-    words = args.domain or describe_domain(args.data, {s.source for s in samples if s.source}, len(samples), faces)
+    words = args.domain or describe_photos(args.data, samples, faces)
     if args.min_face:
         words += f", faces of at least {args.min_face:g} pixels at a long side of 640"
     return words + (f", turned by {args.rotate:g} degrees" if args.rotate else "")

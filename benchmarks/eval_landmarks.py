@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from common import describe_domain, new_figure, provenance, rounded, run, save_figure, table, write_result, zoomed
+from common import describe_photos, new_figure, provenance, rounded, run, save_figure, table, write_result, zoomed
 from detectors import Found, match_faces, read_detections, read_photos
 from eval_widerface import progress
 
@@ -298,7 +298,7 @@ def compared(samples: list[FaceSample], scores: LandmarkScores, from_boxes: list
 
 def domain(args: argparse.Namespace, samples: list[FaceSample]) -> str:
     faces = sum(len(sample.faces) for sample in samples)
-    return args.domain or describe_domain(args.data, {s.source for s in samples if s.source}, len(samples), faces)
+    return args.domain or describe_photos(args.data, samples, faces)
 
 
 def per_cent(value: float | None, digits: int = 2) -> str:

@@ -36,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 from common import (
-    describe_domain,
+    describe_photos,
     figure,
     looked_at,
     new_figure,
@@ -278,8 +278,7 @@ def constants(truth: Truth) -> dict[str, np.ndarray]:
 
 
 def domain(args: argparse.Namespace, samples: list[FaceSample], truth: Truth) -> str:
-    sources = {s.source for s in samples if s.source}
-    return args.domain or describe_domain(args.data, sources, len(samples), len(truth.pose))
+    return args.domain or describe_photos(args.data, samples, len(truth.pose))
 
 
 # ---- predictions -----------------------------------------------------------------------------------------------------

@@ -22,21 +22,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from common import markdown_table, new_figure, provenance, read_result, rounded, run, save_figure, write_result
+from common import (
+    in_own_process,
+    markdown_table,
+    new_figure,
+    provenance,
+    rounded,
+    run,
+    save_figure,
+    time_in_turns,
+    write_result,
+)
 from time_pose import SIZE_HW, photo_of
 
-from gluonface.errors import GluonFaceError
 from gluonface.faces import Faces
 from gluonface.model_zoo import model_facts
 
@@ -120,15 +124,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(job: dict) -> list[dict]:
     """Call `work` in a process of its own: the number of threads is read when it starts."""
-    threads = str(job["threads"])
-    env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--worker", json.dumps({**job, "out": str(out)})]
-        status = subprocess.run(command, env=env).returncode
-        if status:
-            raise GluonFaceError(f"the measuring process ended with status {status}; its message is above")
-        return read_result(out)["runs"]
+    return in_own_process(__file__, job)["runs"]
 
 
 def work(job: dict) -> list[dict]:
@@ -183,15 +179,7 @@ def ways_of(nets: dict, count: int) -> dict[str, Callable[[np.ndarray], Faces]]:
 
 def take_turns(ways: dict[str, Callable], photo: np.ndarray, rounds: int) -> dict:
     """``median_ms`` of each way, ``ratio`` of MaskFace to the two nets, and ``given``, the faces that each gave."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    given = {}
-    for turn in range(_WARM_UP + rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            faces = way(photo)
-            if turn >= _WARM_UP:
-                taken[name].append(1000 * (time.perf_counter() - start))
-            given[name] = len(faces)
+    taken, given = time_in_turns(ways, photo, _WARM_UP, rounds)
     ratio = statistics.median(a / b for a, b in zip(taken["maskface"], taken["two_stage"]))
     return {
         "median_ms": {name: statistics.median(each) for name, each in taken.items()},

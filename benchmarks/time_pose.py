@@ -25,18 +25,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from common import provenance, read_result, rounded, run, table, write_result
+from common import in_own_process, provenance, rounded, run, table, time_in_turns, write_result
 from crowd import FACE_BOX, astronaut
 from detectors import build_detector
 
@@ -178,15 +173,7 @@ def compiled_net(name: str, role: str, args: argparse.Namespace) -> Path:
 
 def measure(job: dict) -> dict:
     """Call `work` in a process of its own: the number of threads is read when it starts."""
-    threads = str(job["threads"])
-    env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--worker", json.dumps({**job, "out": str(out)})]
-        status = subprocess.run(command, env=env).returncode
-        if status:
-            raise GluonFaceError(f"the measuring process ended with status {status}; its message is above")
-        return read_result(out)
+    return in_own_process(__file__, job)
 
 
 def work(job: dict) -> dict:
@@ -258,15 +245,7 @@ def fitted(faces: Faces, part: str) -> Faces:
 
 def take_turns(ways: dict[str, Callable], photo: np.ndarray, rounds: int) -> dict:
     """``median_ms`` of each way, ``ratio`` of MOS to each other way, and how many faces each found."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    found = {}
-    for turn in range(_WARM_UP + rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            faces = way(photo)
-            if turn >= _WARM_UP:
-                taken[name].append(1000 * (time.perf_counter() - start))
-            found[name] = len(faces)
+    taken, found = time_in_turns(ways, photo, _WARM_UP, rounds)
     ratio = {}
     if "mos" in taken:
         others = [name for name in taken if name != "mos"]

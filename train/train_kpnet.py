@@ -29,7 +29,6 @@ from pathlib import Path
 from gluonface._compat import mx
 from gluonface.box_mapping import BoxMapping
 from gluonface.data.facejsonl import FaceJsonLines
-from gluonface.data.store import SampleStore
 from gluonface.data.transforms.presets.kpnet import WholePhoto
 from gluonface.data.transforms.presets.retinaface import RetinaFaceSamples
 from gluonface.decode import SCALE_SIGMA
@@ -51,7 +50,7 @@ from gluonface.training.detection import (
     training_samples,
     training_views,
 )
-from gluonface.training.inputs import add_data_arguments, batch_loader, image_preparer, source_weights
+from gluonface.training.inputs import add_data_arguments, batch_loader, image_preparer
 
 PAPER = TrainConfig(
     batch_size=128,
@@ -130,12 +129,8 @@ def read_box_mapping(path: str) -> BoxMapping:
 def make_views(args: argparse.Namespace, seed: int) -> RetinaFaceSamples:
     """An epoch's views of the photos."""
     complete, partial = training_samples(args)
-    samples = [*complete, *partial]
-    if not args.whole_photos:
-        return training_views(args, samples, seed)
-    transform = WholePhoto(size=args.data_shape, min_face=args.min_face)
-    weights = source_weights(args.source_weight)
-    return RetinaFaceSamples(SampleStore(samples, args.cache), transform, seed=seed, source_weights=weights)
+    whole = WholePhoto(size=args.data_shape, min_face=args.min_face) if args.whole_photos else None
+    return training_views(args, [*complete, *partial], seed, whole)
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------

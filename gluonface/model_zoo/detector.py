@@ -29,6 +29,27 @@ class Variant:
         return {"params": self.params, "gf": self.gf}
 
 
+def suppress(F, rows, nms_thresh: float, nms_topk: int, post_nms: int, score_thresh: float):
+    """Non-maximum suppression of rows (B, N, 6 + ...) of class, score, box xyxy and more: those that are left, best
+    first, padded with -1; the numbers are those of :meth:`AnchorDetector.set_nms`.
+    """
+    # A threshold of 1 keeps all boxes, but sorts them and drops those of low score as any other does.
+    rows = F.contrib.box_nms(
+        rows,
+        overlap_thresh=nms_thresh if 0 < nms_thresh < 1 else 1,
+        topk=nms_topk,
+        valid_thresh=score_thresh,
+        id_index=0,
+        score_index=1,
+        coord_start=2,
+        force_suppress=True,
+    )
+    if post_nms > 0:
+        # slice, unlike slice_axis, allows fewer rows than asked for.
+        rows = F.slice(rows, begin=(None, 0, None), end=(None, post_nms, None))
+    return rows
+
+
 class AnchorDetector(ZooBlock):
     """Base of detectors whose network says something about anchors: anchors, decoded boxes, non-maximum suppression.
 
@@ -93,21 +114,7 @@ class AnchorDetector(ZooBlock):
 
     def _suppress(self, F, rows):
         """Rows (B, N, 6 + ...) of class, score, box xyxy and more, to those that are left, best first."""
-        # A threshold of 1 keeps all boxes, but sorts them and drops those of low score as any other does.
-        rows = F.contrib.box_nms(
-            rows,
-            overlap_thresh=self.nms_thresh if 0 < self.nms_thresh < 1 else 1,
-            topk=self.nms_topk,
-            valid_thresh=self.score_thresh,
-            id_index=0,
-            score_index=1,
-            coord_start=2,
-            force_suppress=True,
-        )
-        if self.post_nms > 0:
-            # slice, unlike slice_axis, allows fewer rows than asked for.
-            rows = F.slice(rows, begin=(None, 0, None), end=(None, self.post_nms, None))
-        return rows
+        return suppress(F, rows, self.nms_thresh, self.nms_topk, self.post_nms, self.score_thresh)
 
 
 class FaceDetector(AnchorDetector):

@@ -23,6 +23,7 @@ from ..nn.keypoints import (
     TagGroups,
 )
 from .block import ZooBlock
+from .detector import suppress
 
 #: Where boxes come from: the points, or the scale proposals alone (KPNet, Table 3).
 BOXES = ("points", "proposals")
@@ -53,20 +54,7 @@ def faces_out(F, points, boxes, scores, num_points: int, nms_thresh: float, post
     """
     scores = scores.expand_dims(2)
     rows = F.concat(F.zeros_like(scores), scores, boxes, points.reshape((0, 0, -3)), dim=2)
-    # A threshold of 1 keeps all boxes, but sorts them and drops those that are no faces as any other does.
-    rows = F.contrib.box_nms(
-        rows,
-        overlap_thresh=nms_thresh if 0 < nms_thresh < 1 else 1,
-        topk=-1,
-        valid_thresh=0,
-        id_index=0,
-        score_index=1,
-        coord_start=2,
-        force_suppress=True,
-    )
-    if post_nms > 0:
-        # slice, unlike slice_axis, allows fewer rows than asked for.
-        rows = F.slice(rows, begin=(None, 0, None), end=(None, post_nms, None))
+    rows = suppress(F, rows, nms_thresh, -1, post_nms, 0)
     cuts = (0, 1, 2, 6, 6 + 2 * num_points)
     return tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
 

@@ -32,7 +32,7 @@ def test_both_ways_work_on_as_many_faces_as_asked_for(module, tmp_path, capsys):
 
 def test_the_ratio_is_that_of_turns(module, monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
     # In milliseconds of the turns, the first of which is a warm-up; the machine slows down.
     takes = {"maskface": iter([999, 20, 40, 90]), "two_stage": iter([999, 10, 10, 30])}
     faces = {"maskface": [1], "two_stage": [1, 2]}

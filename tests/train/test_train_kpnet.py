@@ -21,7 +21,7 @@ def script(load_script):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def drawn(tmp_path_factory, face_line):
     """Eight photos of a drawn face on noise with five points, and four of which a face is labelled only."""
     folder = tmp_path_factory.mktemp("drawn")
     (folder / "images").mkdir()
@@ -36,18 +36,7 @@ def drawn(tmp_path_factory):
         for px, py in points:
             cv2.circle(image, (round(px), round(py)), 2, (20, 20, 60), -1)
         save_image(folder / "images" / f"{i}.png", image)
-        face = {
-            "box": [float(x - r), float(y - r), float(x + r), float(y + r)],
-            "box_from": "human",
-            "ignore": False,
-            "landmarks5": points if i != 1 else None,
-            "landmarks5_from": "human",
-            "landmarks68": None,
-            "pose": None,
-            "mesh468": None,
-            "attributes": {},
-        }
-        lines.append({"image": f"{i}.png", "width": 96, "height": 96, "source": "drawn", "faces": [face]})
+        lines.append(face_line(f"{i}.png", x, y, r, points if i != 1 else None))
     for name, rows in (("all", lines[:8]), ("partial", lines[8:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -29,7 +29,7 @@ def script(load_script):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def drawn(tmp_path_factory, face_line):
     """Eight photos of a drawn face with five and 68 points, and four of which a face is labelled only."""
     folder = tmp_path_factory.mktemp("drawn")
     (folder / "images").mkdir()
@@ -46,18 +46,7 @@ def drawn(tmp_path_factory):
             cv2.circle(image, (round(px), round(py)), 2, (20, 20, 60), -1)
         save_image(folder / "images" / f"{i}.png", image)
         dense = np.stack([x + 0.9 * r * np.cos(around), y + 0.9 * r * np.sin(around)], axis=1)
-        face = {
-            "box": [float(x - r), float(y - r), float(x + r), float(y + r)],
-            "box_from": "human",
-            "ignore": False,
-            "landmarks5": five,
-            "landmarks5_from": "human",
-            "landmarks68": dense.tolist(),
-            "pose": None,
-            "mesh468": None,
-            "attributes": {},
-        }
-        lines.append({"image": f"{i}.png", "width": 96, "height": 96, "source": "drawn", "faces": [face]})
+        lines.append(face_line(f"{i}.png", x, y, r, five, landmarks68=dense.tolist()))
     for name, rows in (("all", lines[:8]), ("partial", lines[8:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

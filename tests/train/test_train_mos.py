@@ -37,7 +37,7 @@ def drawn_face(image, x, y, r, yaw):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def drawn(tmp_path_factory, face_line):
     """Eight photos of a drawn face on noise, with five points and pose, and four of which a face is labelled only."""
     folder = tmp_path_factory.mktemp("drawn")
     (folder / "images").mkdir()
@@ -49,18 +49,8 @@ def drawn(tmp_path_factory):
         r, yaw = 24 if i % 4 else 10, float((-40, 0, 40)[i % 3])
         points = drawn_face(image, x, y, r, yaw)
         save_image(folder / "images" / f"{i}.png", image)
-        face = {
-            "box": [float(x - r), float(y - r), float(x + r), float(y + r)],
-            "box_from": "human",
-            "ignore": False,
-            "landmarks5": [[float(a), float(b)] for a, b in points],
-            "landmarks5_from": "human",
-            "landmarks68": None,
-            "pose": {"yaw": yaw, "pitch": 5.0, "roll": 0.0} if i % 5 != 1 else None,
-            "mesh468": None,
-            "attributes": {},
-        }
-        lines.append({"image": f"{i}.png", "width": 96, "height": 96, "source": "drawn", "faces": [face]})
+        pose = {"yaw": yaw, "pitch": 5.0, "roll": 0.0} if i % 5 != 1 else None
+        lines.append(face_line(f"{i}.png", x, y, r, points, pose=pose))
     for name, rows in (("all", lines[:8]), ("partial", lines[8:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -19,7 +19,7 @@ def script(load_script):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def drawn(tmp_path_factory, face_line):
     """Eight photos of a drawn face on noise, with five points, in the corpus format."""
     folder = tmp_path_factory.mktemp("drawn")
     (folder / "images").mkdir()
@@ -33,18 +33,7 @@ def drawn(tmp_path_factory):
         for px, py in points:
             cv2.circle(image, (int(px), int(py)), 2, (20, 20, 60), -1)
         save_image(folder / "images" / f"{i}.png", image)
-        face = {
-            "box": [float(x - r), float(y - r), float(x + r), float(y + r)],
-            "box_from": "human",
-            "ignore": False,
-            "landmarks5": [[float(a), float(b)] for a, b in points],
-            "landmarks5_from": "human",
-            "landmarks68": None,
-            "pose": None,
-            "mesh468": None,
-            "attributes": {},
-        }
-        lines.append({"image": f"{i}.png", "width": 96, "height": 96, "source": "drawn", "faces": [face]})
+        lines.append(face_line(f"{i}.png", x, y, r, points))
     (folder / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
