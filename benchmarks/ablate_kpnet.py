@@ -34,21 +34,22 @@ from pathlib import Path
 import numpy as np
 from ablation import (
     add_run_arguments,
+    add_test_arguments,
     cell,
     cut_short_in_words,
-    dots_of,
-    draw_rows,
+    draw_figures,
     epochs_done,
     measured_once,
     most_proposals,
     parse_with_passed_on,
     passed_on,
+    row_trainer,
     runs_in_words,
     runs_of,
+    schedule,
     seconds_of,
     summary_of,
     tabulate,
-    train,
 )
 from common import (
     describe_photos,
@@ -185,9 +186,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [row for row in ROWS if not args.rows or row.name in args.rows]
     test = Test(args)
 
-    def train_row(row: Row, seed: int, folder: Path, minutes: float) -> None:
-        train("train_kpnet.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
-
     about = {
         "system": "kpnet",
         "dataset": args.dataset,
@@ -200,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args,
         argv,
         rows,
-        train_row,
+        row_trainer("train_kpnet.py", args, flags_of),
         test,
         every_row=ROWS,
         about=about,
@@ -216,17 +214,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] -- FLAGS"
     )
     add_run_arguments(parser)
-    parser.add_argument("--det-val", required=True, metavar="JSONL", help="photos for average precision and recall")
-    parser.add_argument("--points-val", required=True, metavar="JSONL", help="photos for the five points")
-    parser.add_argument("--images", metavar="DIR", help="folder of both's photos (default: images/ beside each)")
+    names = [row.name for row in ROWS]
+    add_test_arguments(parser, names, "average precision and recall", "--points-val", "for the five points")
     parser.add_argument(
         "--dataset",
         choices=[name for name, points in DATASETS.items() if points == 5],
         default="fc26",
         help="of the models, kpnet_BACKBONE_DATASET (default: %(default)s)",
     )
-    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="only these")
-    parser.add_argument("--size", type=int, default=640, metavar="N", help="long side of the photos measured on")
     return parse_with_passed_on(parser, argv, "train_kpnet.py", OWN_FLAGS)
 
 
@@ -238,7 +233,7 @@ def model_of(args: argparse.Namespace, row: Row) -> str:
 def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
     """Of the training script; what the user passes on wins over the schedule, not over the row."""
     return [
-        *("--lr-mode=cosine", "--warmup-epochs=.2", "--keep-checkpoints=1", f"--val-interval={args.epochs}"),
+        *schedule(args),
         *args.flags,
         *(f"--model={model_of(args, row)}", f"--epochs={args.epochs}", f"--seed={seed}"),
         *row.flags,
@@ -387,12 +382,7 @@ def plot(path: str, result: dict) -> None:
     """The compared figures of each row."""
     rows = result["rows"]
     drawing = new_figure(figsize=(15, 1.6 + 0.4 * len(rows)))
-    for i, (axes, (key, (words, factor, _))) in enumerate(zip(drawing.subplots(1, len(COMPARED)), COMPARED.items())):
-        dots = dots_of(rows, key, factor)
-        draw_rows(axes, dots, reference=np.mean(dots[0][1]) if dots[0][1] else None)
-        axes.set_xlabel(words, size=9)
-        if i:
-            axes.set_yticklabels([])
+    draw_figures(drawing, rows, COMPARED)
     drawing.suptitle(
         f"KPNet, {runs_in_words(result)}, a dot a seed, a stroke their mean\nAP, recall: "
         f"{result['domains']['detection']}; points: {result['domains']['points']}",

@@ -35,20 +35,23 @@ from pathlib import Path
 import numpy as np
 from ablation import (
     add_run_arguments,
+    add_start_arguments,
+    add_test_arguments,
     cell,
     cut_short_in_words,
-    dots_of,
-    draw_rows,
+    draw_figures,
     epochs_done,
     measured_once,
     parse_with_passed_on,
     passed_on,
+    row_trainer,
     runs_in_words,
     runs_of,
+    schedule,
     seconds_of,
+    shown_keys,
     summary_of,
     tabulate,
-    train,
 )
 from common import (
     describe_photos,
@@ -63,7 +66,7 @@ from detectors import LOW_SCORE
 from gluonface import FaceAnalyzer
 from gluonface.data import read_jsonl
 from gluonface.metrics import evaluate_detections
-from gluonface.model_zoo import list_models, model_facts
+from gluonface.model_zoo import model_facts
 from gluonface.model_zoo.maskface import maskface
 from gluonface.training.detection import BoxesAlone, landmark_figures, with_landmarks
 
@@ -125,9 +128,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [row for row in ROWS if not args.rows or row.folder in args.rows]
     test = Test(args)
 
-    def train_row(row: Row, seed: int, folder: Path, minutes: float) -> None:
-        train("train_maskface.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
-
     about = {
         "system": "maskface",
         "model": args.model,
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args,
         argv,
         rows,
-        train_row,
+        row_trainer("train_maskface.py", args, flags_of),
         test,
         every_row=ROWS,
         about=about,
@@ -158,31 +158,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] -- FLAGS"
     )
     add_run_arguments(parser)
-    parser.add_argument("--det-val", required=True, metavar="JSONL", help="photos for average precision and recall")
-    parser.add_argument("--points-val", required=True, metavar="JSONL", help="photos with dense landmarks")
-    parser.add_argument("--images", metavar="DIR", help="folder of both's photos (default: images/ beside each)")
-    parser.add_argument("--model", default="maskface_mobilenet0.25_fc26", metavar="NAME", help="(default: %(default)s)")
+    folders = [row.folder for row in ROWS]
+    add_test_arguments(parser, folders, "average precision and recall", "--points-val", "with dense landmarks")
+    add_start_arguments(parser, "maskface_mobilenet0.25_fc26", "retinaface_mobilenet0.25_mask")
     parser.add_argument("--channels", type=int, metavar="C", help="of pyramid and heads (default: the model's)")
-    parser.add_argument(
-        "--start",
-        default="retinaface_mobilenet0.25_mask",
-        metavar="MODEL",
-        help="detector of the same backbone whose weights all runs start from (default: %(default)s)",
-    )
-    parser.add_argument("--rows", nargs="+", choices=[row.folder for row in ROWS], help="only these")
-    parser.add_argument("--size", type=int, default=640, metavar="N", help="long side of the photos measured on")
-    args = parse_with_passed_on(parser, argv, "train_maskface.py", OWN_FLAGS)
-    if args.start not in list_models(pretrained=True):
-        # A file of weights is of a net with all its parts, which rows leave out.
-        parser.error(f"--start: {args.start!r} is no model with weights")
-    return args
+    return parse_with_passed_on(parser, argv, "train_maskface.py", OWN_FLAGS)
 
 
 def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
     """Of the training script; what the user passes on wins over the schedule, not over the row."""
     return [
-        *("--phase=both", "--lr-mode=cosine", "--warmup-epochs=.2", "--keep-checkpoints=1"),
-        f"--val-interval={args.epochs}",
+        "--phase=both",
+        *schedule(args),
         *args.flags,
         *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
         *([f"--channels={args.channels}"] if args.channels else []),
@@ -296,17 +283,8 @@ def _cells(r: dict) -> list[str]:
 def plot(path: str, result: dict) -> None:
     """The compared figures of each row, those that some row has."""
     rows = result["rows"]
-    shown = {key: [r["figures"][key]["mean"] for r in rows] for key in COMPARED}
-    keys = [key for key, means in shown.items() if any(mean is not None for mean in means)]
-    drawing = new_figure(figsize=(3 + 3 * len(keys), 1.6 + 0.4 * len(rows)))
-    for i, key in enumerate(keys):
-        words, factor, _ = COMPARED[key]
-        axes = drawing.add_subplot(1, len(keys), i + 1)
-        dots = dots_of(rows, key, factor)
-        draw_rows(axes, dots, reference=np.mean(dots[0][1]) if dots[0][1] else None)
-        axes.set_xlabel(words, size=9)
-        if i:
-            axes.set_yticklabels([])
+    drawing = new_figure(figsize=(3 + 3 * len(shown_keys(rows, COMPARED)), 1.6 + 0.4 * len(rows)))
+    draw_figures(drawing, rows, COMPARED)
     drawing.suptitle(
         f"{result['model']}, {runs_in_words(result)}, a dot a seed, a stroke their mean\nAP, recall: "
         f"{result['domains']['detection']}; points: {result['domains']['points']}",

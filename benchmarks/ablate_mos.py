@@ -34,23 +34,25 @@ from pathlib import Path
 import numpy as np
 from ablation import (
     add_run_arguments,
+    add_start_arguments,
+    add_test_arguments,
     cell,
     change,
     cut_short_in_words,
-    dots_of,
-    draw_rows,
+    draw_figures,
     each_seed,
     epochs_done,
     in_words,
     measured_once,
     parse_with_passed_on,
     passed_on,
+    row_trainer,
     runs_in_words,
     runs_of,
+    schedule,
     seconds_of,
     summary_of,
     tabulate,
-    train,
     whole,
 )
 from common import (
@@ -67,7 +69,6 @@ from eval_pose import Truth, gathered, on_boxes, photos, read_labelled
 from gluonface import FaceAnalyzer, get_model
 from gluonface.data import read_jsonl
 from gluonface.metrics import YAW_BINS, evaluate_detections
-from gluonface.model_zoo import list_models
 from gluonface.training.detection import load_start
 
 SHARED, STITCH = "--head=shared", "--head=stitch"
@@ -135,9 +136,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [row for row in ROWS if not args.rows or row.folder in args.rows]
     test = Test(args)
 
-    def train_row(row: Row, seed: int, folder: Path, minutes: float) -> None:
-        train("train_mos.py", folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
-
     about = {
         "system": "mos",
         "model": args.model,
@@ -151,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args,
         argv,
         rows,
-        train_row,
+        row_trainer("train_mos.py", args, flags_of),
         test,
         every_row=ROWS,
         about=about,
@@ -167,17 +165,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] -- FLAGS"
     )
     add_run_arguments(parser)
-    parser.add_argument("--det-val", required=True, metavar="JSONL", help="photos for the average precision")
-    parser.add_argument("--pose-val", required=True, metavar="JSONL", help="photos for pose and five points")
-    parser.add_argument("--images", metavar="DIR", help="folder of both's photos (default: images/ beside each)")
-    parser.add_argument("--model", default="mos_mobilenet0.25_fc26", metavar="NAME", help="(default: %(default)s)")
-    parser.add_argument(
-        "--start",
-        default="retinaface_mobilenet0.25_fc26",
-        metavar="MODEL",
-        help="detector of the same backbone whose weights all runs start from (default: %(default)s)",
-    )
-    parser.add_argument("--rows", nargs="+", choices=[row.folder for row in ROWS], help="only these")
+    folders = [row.folder for row in ROWS]
+    add_test_arguments(parser, folders, "the average precision", "--pose-val", "for pose and five points")
+    add_start_arguments(parser, "mos_mobilenet0.25_fc26", "retinaface_mobilenet0.25_fc26")
     parser.add_argument(
         "--threshold",
         type=float,
@@ -188,18 +178,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--mine-every", type=int, default=1, metavar="N", help="epochs between two minings (default: %(default)s)"
     )
-    parser.add_argument("--size", type=int, default=640, metavar="N", help="long side of the photos measured on")
-    args = parse_with_passed_on(parser, argv, "train_mos.py", OWN_FLAGS)
-    if args.start not in list_models(pretrained=True):
-        # A file of weights fits one kind of head, and the rows have several.
-        parser.error(f"--start: {args.start!r} is no model with weights")
-    return args
+    return parse_with_passed_on(parser, argv, "train_mos.py", OWN_FLAGS)
 
 
 def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
     """Of the training script; what the user passes on wins over the schedule, not over the row."""
     return [
-        *("--lr-mode=cosine", "--warmup-epochs=.2", "--keep-checkpoints=1", f"--val-interval={args.epochs}"),
+        *schedule(args),
         *args.flags,
         *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
         *(f"--stitch-below={args.threshold:g}", f"--mine-every={args.mine_every}"),
@@ -317,8 +302,10 @@ def pose_loss(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs:
 
 def describe(result: dict) -> list[str]:
     """The result in Markdown: what was done, the table, the errors by |yaw|."""
+    sizes = sorted({str(one["size"]) for runs in result["runs"].values() for one in runs.values()})
     parts = [
-        f"`{result['model']}`, every row from `{result['start']}`, {runs_in_words(result)}; AP on "
+        f"`{result['model']}`, every row from `{result['start']}`, {runs_in_words(result)}, long side "
+        f"{' and '.join(sizes)}; AP on "
         f"{result['domains']['detection']}; pose of the faces found and five points on the labelled boxes of "
         f"{result['domains']['pose']}. Differences from the row above. The paper's columns are its own figures "
         "(ShuffleNetV2, 200 epochs, WIDER FACE and AFLW2000), not comparable but in sign."
@@ -364,12 +351,7 @@ def plot(path: str, result: dict) -> None:
     rows, bins = result["rows"], result["pose_loss"]
     drawing = new_figure(figsize=(12.5, 1.4 + 0.4 * len(rows) + (2.8 if bins else 0)))
     upper, lower = drawing.subfigures(2, 1, height_ratios=(1 + 0.4 * len(rows), 2.8)) if bins else (drawing, None)
-    for i, (axes, (key, (words, factor, _))) in enumerate(zip(upper.subplots(1, 3), COMPARED.items())):
-        dots = dots_of(rows, key, factor)
-        draw_rows(axes, dots, reference=np.mean(dots[0][1]) if dots[0][1] else None)
-        axes.set(xlabel=words)
-        if i:
-            axes.set_yticklabels([])
+    draw_figures(upper, rows, COMPARED)
     drawing.suptitle(
         f"{result['model']}, {result['epochs']} epochs, a dot a seed, a stroke their mean\nAP: "
         f"{result['domains']['detection']}; pose, points: {result['domains']['pose']}",

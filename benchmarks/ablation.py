@@ -17,6 +17,7 @@ from common import ROOT, provenance, read_result, rounded, write_result
 from gluonface import FaceAnalyzer
 from gluonface.decode import KPNET_SCALES
 from gluonface.errors import DataError, GluonFaceError
+from gluonface.model_zoo import list_models
 from gluonface.model_zoo.detector import FaceDetector
 from gluonface.training.log import read_log
 
@@ -46,6 +47,37 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, epochs: int = 6, minut
         "--add", action="store_true", help="to the result that --json names: runs not made here are taken from it"
     )
     parser.add_argument("--picture", metavar="PNG", help="draw it")
+
+
+def add_test_arguments(
+    parser: argparse.ArgumentParser, rows: Sequence[str], about_detection: str, points: str, about_points: str
+) -> None:
+    """Which rows there are, and the photos that their runs are measured on: ``--det-val`` and the flag ``points``."""
+    parser.add_argument("--det-val", required=True, metavar="JSONL", help=f"photos for {about_detection}")
+    parser.add_argument(points, required=True, metavar="JSONL", help=f"photos {about_points}")
+    parser.add_argument("--images", metavar="DIR", help="folder of both's photos (default: images/ beside each)")
+    parser.add_argument("--rows", nargs="+", choices=rows, help="only these")
+    parser.add_argument("--size", type=int, default=640, metavar="N", help="long side of the photos measured on")
+
+
+def add_start_arguments(parser: argparse.ArgumentParser, model: str, start: str) -> None:
+    """The model of all rows, and the detector whose weights their runs start from: not a file of weights, which fits
+    one net and not those of other rows.
+    """
+    parser.add_argument("--model", default=model, metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument(
+        "--start",
+        default=start,
+        type=_with_weights,
+        metavar="MODEL",
+        help="detector of the same backbone whose weights all runs start from (default: %(default)s)",
+    )
+
+
+def _with_weights(name: str) -> str:
+    if name not in list_models(pretrained=True):
+        raise argparse.ArgumentTypeError(f"{name!r} is no model with weights")
+    return name
 
 
 def check_run_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -261,6 +293,25 @@ def tabulate(
     return 1 if failures else 0
 
 
+def row_trainer(
+    script: str, args: argparse.Namespace, flags_of: Callable[[argparse.Namespace, RunRow, int], Sequence[str]]
+) -> Callable[[RunRow, int, Path, float], None]:
+    """The ``train_row`` of `make_runs` for rows that are runs of a script in train/.
+
+    ``flags_of(args, row, seed)`` are its flags, see `train`.
+    """
+
+    def train_row(row: RunRow, seed: int, folder: Path, minutes: float) -> None:
+        train(script, folder, flags_of(args, row, seed), limits=[f"--max-minutes={minutes:.2f}"])
+
+    return train_row
+
+
+def schedule(args: argparse.Namespace) -> list[str]:
+    """Flags of a short run: a cosine, since it has no time for steps, and validation at the end."""
+    return ["--lr-mode=cosine", "--warmup-epochs=.2", "--keep-checkpoints=1", f"--val-interval={args.epochs}"]
+
+
 def passed_on(args: argparse.Namespace) -> list[str]:
     """The flags that went on to the training script, without paths of this machine, as a result keeps them."""
     return [Path(word).name if Path(word).is_absolute() else word for word in args.flags]
@@ -449,6 +500,33 @@ def dots_of(rows: Sequence[dict], key: str, factor: float) -> list[tuple[str, li
         )
         for r in rows
     ]
+
+
+def draw_figures(where, rows: Sequence[dict], compared: dict[str, tuple[str, float, int]]) -> None:
+    """A panel for each figure that is compared and that some row has, next to each other, rows from above.
+
+    Parameters
+    ----------
+    where : matplotlib Figure or SubFigure
+    rows : sequence of dict
+        With what `summary_of` gives.
+    compared : dict
+        Key -> words, factor, decimals.
+    """
+    keys = shown_keys(rows, compared)
+    for i, key in enumerate(keys):
+        words, factor, _ = compared[key]
+        axes = where.add_subplot(1, len(keys), i + 1)
+        dots = dots_of(rows, key, factor)
+        draw_rows(axes, dots, reference=np.mean(dots[0][1]) if dots[0][1] else None)
+        axes.set_xlabel(words, size=9)
+        if i:
+            axes.set_yticklabels([])
+
+
+def shown_keys(rows: Sequence[dict], keys: Iterable[str]) -> list[str]:
+    """The figures that some row has."""
+    return [key for key in keys if any(r["figures"][key]["mean"] is not None for r in rows)]
 
 
 def draw_rows(axes, rows: Sequence[tuple[str, Sequence[float]]], reference: float | None = None) -> None:

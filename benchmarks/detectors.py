@@ -19,6 +19,7 @@ from gluonface.data import FaceSample
 from gluonface.data.transforms.affine import Affine
 from gluonface.errors import DataError, InputError
 from gluonface.geometry import SOFT_NMS, box_iou
+from gluonface.metrics import best_proposals
 from gluonface.model_zoo import import_insightface, model_facts
 from gluonface.tta import SHORT_SIDES, detect_multiscale
 
@@ -26,6 +27,9 @@ from gluonface.tta import SHORT_SIDES, detect_multiscale
 LOW_SCORE = 0.02
 #: A detection that overlaps a labelled face less is not its.
 LEAST_IOU = 0.5
+#: Options of get_model that weights of a file may have been trained with: of detectors, of landmark nets.
+DETECTOR_OPTIONS = {"channels": int, "k0": float}
+LANDMARK_OPTIONS = {"filters": int, "stem": int}
 #: Boxes that are looked at where no score is too low: suppression takes time with their square.
 _MOST_BOXES = 5000
 
@@ -35,13 +39,34 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("detector")
     group.add_argument("--model", metavar="NAME", help="model whose shipped weights run (see `gluonface models`)")
     group.add_argument("--weights", metavar="FILE", help="run these weights of --model instead of the shipped ones")
-    group.add_argument(
+    add_weights_arguments(group, DETECTOR_OPTIONS)
+    group.add_argument("--insightface", metavar="FILE", help="run an InsightFace-style MXNet checkpoint (.params)")
+    group.add_argument("--root", metavar="DIR", help="folder of weights, searched before the package's")
+
+
+def add_weights_arguments(parser, options: dict[str, type]) -> None:
+    """Flags for :func:`build_net`: what weights of a file do not say themselves."""
+    parser.add_argument(
         "--facts-of",
         metavar="NAME",
         help="with --weights: whose mean and std they were trained with, such as those of the start",
     )
-    group.add_argument("--insightface", metavar="FILE", help="run an InsightFace-style MXNet checkpoint (.params)")
-    group.add_argument("--root", metavar="DIR", help="folder of weights, searched before the package's")
+    for name, kind in options.items():
+        parser.add_argument(
+            f"--{name}",
+            type=kind,
+            metavar="X" if kind is float else "N",
+            help="what the net of --weights was trained with",
+        )
+
+
+def check_weights_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse the above without weights of a file."""
+    if args.facts_of and not args.weights:
+        parser.error("--facts-of goes with --weights: shipped weights bring their facts")
+    given = [f"--{name}" for name in _options(args)]
+    if given and not args.weights:
+        parser.error(f"{' and '.join(given)} go with --weights: shipped weights bring their options")
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +94,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--weights needs the --model they belong to")
     if args.weights and args.insightface:
         parser.error("--weights and --insightface exclude each other")
-    if args.facts_of and not args.weights:
-        parser.error("--facts-of goes with --weights: shipped weights bring their facts")
+    check_weights_arguments(parser, args)
     if args.soft_nms and not (scales(args) or args.flip):
         parser.error("--soft-nms goes with several scales or --flip")
     if args.flip and not scales(args) and isinstance(args.size, tuple):
@@ -112,16 +136,27 @@ def build_detector(args: argparse.Namespace):
         net = import_insightface(args.insightface, **options)
         name = f"{Path(args.insightface).name} (imported)"
     else:
-        net = get_model(args.model, pretrained=not args.weights, root=args.root)
-        name = args.model
-        if args.weights:
-            net.load_parameters(args.weights)
-            if args.facts_of:
-                facts = model_facts(args.facts_of)
-                net.facts = dataclasses.replace(net.facts, mean=facts.mean, std=facts.std)
-            name = f"{args.model} ({Path(args.weights).name})"
+        net, name = build_net(args.model, args)
     net.hybridize()
     return net, name
+
+
+def _options(args: argparse.Namespace) -> dict:
+    """Options of get_model that were given, of those that the script has."""
+    given = {name: getattr(args, name, None) for name in (*DETECTOR_OPTIONS, *LANDMARK_OPTIONS)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def build_net(model: str, args: argparse.Namespace):
+    """The net of that name with the weights that the flags ask for, and what to call it."""
+    net = get_model(model, pretrained=not args.weights, root=args.root, **_options(args))
+    if not args.weights:
+        return net, model
+    net.load_parameters(args.weights)
+    if args.facts_of:
+        facts = model_facts(args.facts_of)
+        net.facts = dataclasses.replace(net.facts, mean=facts.mean, std=facts.std)
+    return net, f"{model} ({Path(args.weights).name})"
 
 
 def build_analyzer(args: argparse.Namespace, score_thresh: float | None = LOW_SCORE) -> tuple[FaceAnalyzer, str]:
@@ -220,10 +255,16 @@ class Found:
     labels: np.ndarray
 
 
-def match_faces(samples: list[FaceSample], detections: list[Faces]) -> list[Found]:
-    """Detections of labelled faces; the best overlap first, each face and each detection once."""
+def match_faces(samples: list[FaceSample], detections: list[Faces], iou: float | None = None) -> list[Found]:
+    """Detections of labelled faces; the best overlap first, each face and each detection once. With ``iou`` as
+    `best_proposals` chooses them.
+    """
     matched = []
     for sample, faces in zip(samples, detections):
+        if iou is not None:
+            rows = best_proposals(faces.boxes, faces.scores, sample.faces.boxes, iou)
+            matched.append(Found(faces[rows[rows >= 0]], np.flatnonzero(rows >= 0)))
+            continue
         overlap = box_iou(sample.faces.boxes, faces.boxes)
         pairs = []
         while overlap.size and overlap.max() >= LEAST_IOU:

@@ -11,6 +11,7 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   detection        every result of eval_detection.py
   landmarks        every result of eval_landmarks.py
   pose             every result of eval_pose.py
+  mesh             every result of eval_mesh.py
   pose_time        every result of time_pose.py
   attention        every result of attention_mos.py
   decoding         results of decode_heatmaps.py
@@ -18,6 +19,7 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   ablation_mos     the result of ablate_mos.py
   ablation_kpnet   the result of ablate_kpnet.py
   ablation_maskface  the result of ablate_maskface.py
+  ablation_retinaface  the result of ablate_retinaface.py
   face_time        every result of time_faces.py
   depth            the result of depth_resolution.py
   speed            every result of latency.py
@@ -27,8 +29,9 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
 
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
 detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, pose/<model>-<what>.json,
-latency/<model>-<size>.json, memory/<model>.json, decode/*.json, ablation/*.json, deploy/<model>-<height>x<width>.json,
-pose/attention_<model>.json, latency/pose_<model>.json, latency/faces_<model>.json.
+mesh/<model>-<what>.json, latency/<model>-<size>.json, memory/<model>.json, decode/*.json, ablation/*.json,
+deploy/<model>-<height>x<width>.json, pose/attention_<model>.json, latency/pose_<model>.json,
+latency/faces_<model>.json.
 """
 
 from __future__ import annotations
@@ -45,9 +48,11 @@ from pathlib import Path
 import ablate_kpnet
 import ablate_maskface
 import ablate_mos
+import ablate_retinaface
 import attention_mos
 import depth_resolution
 import estimate_devices
+import eval_mesh
 import time_faces
 import time_pose
 from ablation import in_words
@@ -107,6 +112,7 @@ class Results:
     detection: list[dict]
     landmarks: list[dict]
     pose: list[dict]
+    mesh: list[dict]
     pose_time: list[dict]
     face_time: list[dict]
     attention: list[dict]
@@ -115,6 +121,7 @@ class Results:
     ablation_mos: list[dict]
     ablation_kpnet: list[dict]
     ablation_maskface: list[dict]
+    ablation_retinaface: list[dict]
     depth: list[dict]
     latency: list[dict]
     memory: list[dict]
@@ -137,6 +144,7 @@ class Results:
                 "points_by_yaw",
                 "left_out",
             ),
+            "mesh": ("model", "domain", "flip", "faces", "missed", "crops", "mesh", "five", "dense", "pose", "parts"),
             "pose_time": ("model", "beside", "landmarks", "weights", "size_hw", "runs", "left_out", "paper", "machine"),
             "attention": ("model", "domain", "pairs", "faces", "missed"),
             "decode": ("machine", "faces", "points", "size", "median_ms"),
@@ -153,6 +161,18 @@ class Results:
                 "size",
                 "domains",
                 "channels",
+            ),
+            "ablation_retinaface": (
+                "model",
+                "start",
+                "deformable",
+                "rows",
+                "seeds",
+                "epochs",
+                "minutes",
+                "size",
+                "domains",
+                "false_positives",
             ),
             "face_time": ("model", "detector", "landmarks", "weights", "size_hw", "runs", "paper", "machine"),
             "depth": ("rows", "seeds", "epochs", "minutes", "sizes", "domain"),
@@ -205,6 +225,7 @@ _GUESTS = {
     "ablation_mos": ("ablation", "mos"),
     "ablation_kpnet": ("ablation", "kpnet"),
     "ablation_maskface": ("ablation", "maskface"),
+    "ablation_retinaface": ("ablation", "retinaface"),
     "face_time": ("latency", "faces_"),
     "depth": ("ablation", "depth_resolution"),
 }
@@ -481,6 +502,21 @@ def _pose_on(where: str, results: list[dict], with_model: bool) -> list[str]:
     return parts
 
 
+def mesh_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(_meshes(results.mesh))
+
+
+def _meshes(results: list[dict]) -> list[str]:
+    """What was measured of meshes, and of points, poses and parts that follow from them."""
+    parts = []
+    for r in results:
+        parts.append(
+            f"Meshes of `{r['model']}` on {r['domain']}, {looked_at(r)}; {r['missed']} of {r['faces']} faces missed:"
+        )
+        parts += map(markdown_table, eval_mesh.tables_of(r))
+    return parts
+
+
 def pose_time_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     return "\n\n".join(_pose_time(results.pose_time))
 
@@ -566,6 +602,10 @@ def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str
             f"of {r['machine']['cpu']}.\n\n" + markdown_table(rows)
         )
     return "\n\n".join(parts)
+
+
+def ablation_retinaface_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    return "\n\n".join(part for r in results.ablation_retinaface for part in ablate_retinaface.describe(r))
 
 
 def ablation_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
@@ -746,6 +786,7 @@ def figures(model: str, results: Results) -> str:
     if best:
         parts.append(f"NME by part, {best['domain']}, {aligned(best)}:\n\n" + _by_group(best))
     parts += _pose([r for r in results.pose if r["model"] == model], with_model=False)
+    parts += _meshes([r for r in results.mesh if r["model"] == model])
     parts += _attention([r for r in results.attention if r["model"] == model])
     parts += _pose_time([r for r in results.pose_time if r["model"] == model])
     runs = results.runs_of(model)
@@ -776,6 +817,7 @@ _REGIONS = {
     "detection": detection_table,
     "landmarks": landmarks_table,
     "pose": pose_table,
+    "mesh": mesh_table,
     "pose_time": pose_time_table,
     "attention": attention_table,
     "decoding": decoding_table,
@@ -783,6 +825,7 @@ _REGIONS = {
     "ablation_mos": ablation_mos_table,
     "ablation_kpnet": ablation_kpnet_table,
     "ablation_maskface": ablation_maskface_table,
+    "ablation_retinaface": ablation_retinaface_table,
     "face_time": face_time_table,
     "depth": depth_table,
     "speed": speed_table,

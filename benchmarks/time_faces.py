@@ -1,21 +1,26 @@
-r"""How long boxes and dense landmarks take with 1 to 500 faces in a photo: MaskFace beside a pipeline of two nets.
+r"""How long boxes and dense points take with 1 to 500 faces in a photo: one net beside a pipeline of two.
 
     python benchmarks/time_faces.py --model maskface_mobilenet0.25_fc26 \
         --json benchmarks/results/latency/faces_maskface_mobilenet0.25_fc26.json --picture .../faces.png
     python benchmarks/time_faces.py --model maskface_mobilenet0.25_fc26 --weights runs/maskface/best.params
+    python benchmarks/time_faces.py --model retinaface_mobilenet0.25_mesh468_fc26 \
+        --json benchmarks/results/latency/faces_retinaface_mobilenet0.25_mesh468_fc26.json --picture .../mesh_faces.png
 
   maskface   one net; the points of a face are looked for in the maps that its box was found in
+  mesh       one net, RetinaFace; a face's mesh, and its pose from it, follow from the vector of the cell that found it
+  no_mesh    the same net with box and five points alone (random weights): what is between the two is the meshes'
   two_stage  a detector, and a landmark net on an aligned crop of each face, one crop a face
 
 The photos show so many faces: scikit-image's astronaut, pasted side by side. As many boxes as that are worked on, those
 of the highest scores, whether a net takes them for faces or not: so each way has the same work whatever its weights
 are, and random ones do. Nothing is suppressed, though what suppression costs for so many boxes is paid. A measurement
 goes from the photo in memory (640x480) to `Faces`: normalisation, networks, decoding, alignment. The ways take turns in
-one process, so that a machine that slows down slows both; medians are given, and as ratio the median over the turns of
-the time of MaskFace over that of the two nets. A straight line through the medians (least squares) gives the
+one process, so that a machine that slows down slows all; medians are given, and as ratio the median over the turns of
+the time of the one net over that of the two. A straight line through the medians (least squares) gives the
 milliseconds of a photo and of a face. A process for each number of threads; MXNet. Five minutes on two idle cores.
 
-The paper has .11 ms a face on a 2080 Ti (section 4.5), about 1 GF a face (Table 1).
+MaskFace's paper has .11 ms a face on a 2080 Ti (section 4.5), about 1 GF a face (Table 1); RetinaFace's has 22.3 ms a
+photo on a P40 (section 4.2), whatever the faces.
 """
 
 from __future__ import annotations
@@ -44,10 +49,20 @@ from time_pose import SIZE_HW, photo_of
 from gluonface.faces import Faces
 from gluonface.model_zoo import model_facts
 
-#: Way -> words.
-WAYS = {"maskface": "MaskFace", "two_stage": "detector, landmark net"}
-#: What the paper measured.
-PAPER = {"ms_a_face": 0.11, "where": "2080 Ti (Yashunin et al. 2020, section 4.5)"}
+#: System of the one net -> way -> words; the one net first, the two last.
+WAYS = {
+    "maskface": {"maskface": "MaskFace", "two_stage": "detector, landmark net"},
+    "retinaface": {
+        "mesh": "RetinaFace with meshes",
+        "no_mesh": "without meshes",
+        "two_stage": "detector, landmark net",
+    },
+}
+#: What the papers measured.
+PAPER = {
+    "maskface": {"ms_a_face": 0.11, "where": "2080 Ti (Yashunin et al. 2020, section 4.5)"},
+    "retinaface": {"ms_a_photo": 22.3, "where": "P40, ResNet-50 (Deng et al. 2020, section 4.2)"},
+}
 _WARM_UP = 1
 
 
@@ -62,21 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = {"model": args.model, "detector": args.detector, "landmarks": args.landmarks}
         job = {**names, "threads": threads, "faces": args.faces, "rounds": args.rounds, "root": args.root}
         runs += measure({**job, "weights": args.weights, "channels": args.channels})
-    trained = model_facts(args.model, args.root).trained
+    facts = model_facts(args.model, args.root)
     result = {
         "model": args.model,
         "channels": args.channels,
         "detector": args.detector,
         "landmarks": args.landmarks,
         "size_hw": list(SIZE_HW),
-        "weights": Path(args.weights).name if args.weights else "shipped" if trained else "random",
+        "weights": Path(args.weights).name if args.weights else "shipped" if facts.trained else "random",
         "rounds": args.rounds,
         "runs": runs,
         "lines": [
             {"threads": threads, **lines_of([one for one in runs if one["threads"] == threads])}
             for threads in args.threads
         ],
-        "paper": PAPER,
+        "paper": PAPER[facts.system],
     }
     result = rounded({**result, **provenance(argv)}, 3)
     print("\n\n".join(describe(result)))
@@ -116,6 +131,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if min(args.rounds, *args.threads, *args.faces) < 1:
         parser.error("--rounds, --threads and --faces are at least 1")
+    facts = model_facts(args.model, args.root)
+    if facts.system not in WAYS or (facts.system == "retinaface" and not facts.variant):
+        parser.error(f"--model: expected a MaskFace or a RetinaFace with a mesh, got {args.model}")
+    if args.channels and facts.system != "maskface":
+        parser.error(f"--channels is for MaskFace, {args.model} has its own")
     return args
 
 
@@ -142,21 +162,29 @@ def work(job: dict) -> list[dict]:
 
 
 def build_nets(job: dict) -> dict:
-    """The three nets, ``model``, ``detector`` and ``landmarks``; random weights where there are none."""
+    """The nets ``model``, ``detector`` and ``landmarks``, of a model with meshes ``no_mesh``, too; random weights where
+    there are none.
+    """
     from gluonface import get_model
     from gluonface._compat import mx
 
+    names = {role: job[role] for role in ("model", "detector", "landmarks")}
+    options = {"model": {"channels": job["channels"]} if job["channels"] else {}}
+    if model_facts(job["model"], job["root"]).variant:
+        names["no_mesh"], options["no_mesh"] = job["model"], {"mesh": False}
     nets = {}
-    for role in ("model", "detector", "landmarks"):
-        options = {"channels": job["channels"]} if role == "model" else {}
+    for role, name in names.items():
         own = job["weights"] if role == "model" else None
-        trained = model_facts(job[role], job["root"]).trained and not own
-        net = nets[role] = get_model(job[role], pretrained=trained, root=job["root"], **options)
+        # Weights of a net with a mesh do not fit one without.
+        trained = role != "no_mesh" and model_facts(name, job["root"]).trained and not own
+        net = nets[role] = get_model(name, pretrained=trained, root=job["root"], **options.get(role, {}))
         if own:
             net.load_parameters(own)
         elif not trained:
             mx.random.seed(1)
             net.initialize(mx.init.Xavier())
+            if role in ("model", "no_mesh"):
+                net.network(mx.nd.zeros((1, 3, 64, 64)))  # shapes that the whole graph of a net with meshes hides
         net.hybridize()
     return nets
 
@@ -166,21 +194,22 @@ def ways_of(nets: dict, count: int) -> dict[str, Callable[[np.ndarray], Faces]]:
     from gluonface import FaceAnalyzer
     from gluonface.alignment import LandmarkPredictor
 
-    for role in ("model", "detector"):
+    alone = {"mesh": "model", "no_mesh": "no_mesh"} if "no_mesh" in nets else {"maskface": "model"}
+    for role in (*alone.values(), "detector"):
         nets[role].set_nms(1.0, count, count, 0.0)
     options = {"size": SIZE_HW, "batch_size": 1, "score_thresh": 0.0}
     # A second crop is for faces that were off; boxes of no face would all have one.
     second = LandmarkPredictor(nets["landmarks"], passes=1)
     return {
-        "maskface": FaceAnalyzer(nets["model"], **options),
+        **{way: FaceAnalyzer(nets[role], **options) for way, role in alone.items()},
         "two_stage": FaceAnalyzer(nets["detector"], landmarks=second, **options),
     }
 
 
 def take_turns(ways: dict[str, Callable], photo: np.ndarray, rounds: int) -> dict:
-    """``median_ms`` of each way, ``ratio`` of MaskFace to the two nets, and ``given``, the faces that each gave."""
+    """``median_ms`` of each way, ``ratio`` of the one net, the first, to the two, and ``given``, the faces of each."""
     taken, given = time_in_turns(ways, photo, _WARM_UP, rounds)
-    ratio = statistics.median(a / b for a, b in zip(taken["maskface"], taken["two_stage"]))
+    ratio = statistics.median(a / b for a, b in zip(taken[next(iter(ways))], taken["two_stage"]))
     return {
         "median_ms": {name: statistics.median(each) for name, each in taken.items()},
         "ratio": ratio,
@@ -191,7 +220,7 @@ def take_turns(ways: dict[str, Callable], photo: np.ndarray, rounds: int) -> dic
 def lines_of(runs: Sequence[dict]) -> dict[str, dict]:
     """The straight line through each way's medians: ``ms_a_photo`` and ``ms_a_face``; None of one number of faces."""
     counts, lines = [one["faces"] for one in runs], {}
-    for name in WAYS:
+    for name in runs[0]["median_ms"]:
         face = photo = None
         if len(set(counts)) > 1:
             face, photo = map(float, np.polyfit(counts, [one["median_ms"][name] for one in runs], 1))
@@ -207,21 +236,28 @@ def describe(result: dict) -> list[str]:
     height, width = result["size_hw"]
     machine, paper = result["machine"], result["paper"]
     channels = f" of {result['channels']} channels" if result["channels"] else ""
-    rows = [["threads", "faces", *(f"{words}, ms" for words in WAYS.values()), "ratio"]]
+    ways = words_of(result)
+    rows = [["threads", "faces", *(f"{words}, ms" for words in ways.values()), "ratio"]]
     for one in result["runs"]:
-        medians = [f"{one['median_ms'][name]:.1f}" for name in WAYS]
+        medians = [f"{one['median_ms'][name]:.1f}" for name in ways]
         rows.append([str(one["threads"]), str(one["faces"]), *medians, f"{one['ratio']:.2f}"])
     for line in result["lines"]:
-        if all(line[name]["ms_a_face"] is not None for name in WAYS):
-            slopes = [f"{line[name]['ms_a_face']:.2f}" for name in WAYS]
+        if all(line[name]["ms_a_face"] is not None for name in ways):
+            slopes = [f"{line[name]['ms_a_face']:.2f}" for name in ways]
             rows.append([str(line["threads"]), "each further one", *slopes, ""])
+    unit = "face" if "ms_a_face" in paper else "photo"
     return [
-        f"Median milliseconds from a photo {width} wide and {height} high in memory to boxes and dense landmarks: "
+        f"Median milliseconds from a photo {width} wide and {height} high in memory to boxes and dense points: "
         f"`{result['model']}`{channels} ({result['weights']} weights) beside `{result['detector']}` with "
         f"`{result['landmarks']}`, taking turns in one process, MXNet; {machine['cpu']}, {machine['cores']} cores. The "
-        f"paper's own: {paper['ms_a_face']:g} ms a face, {paper['where']}.",
+        f"paper's own: {paper[f'ms_a_{unit}']:g} ms a {unit}, {paper['where']}.",
         markdown_table(rows),
     ]
+
+
+def words_of(result: dict) -> dict[str, str]:
+    """The ways that were measured, in words."""
+    return WAYS[model_facts(result["model"]).system]
 
 
 def plot(path: str, result: dict) -> None:
@@ -231,7 +267,7 @@ def plot(path: str, result: dict) -> None:
     for i, (count, line) in enumerate(zip(threads, result["lines"])):
         axes = drawing.add_subplot(1, len(threads), i + 1)
         runs = [one for one in result["runs"] if one["threads"] == count]
-        for name, words in WAYS.items():
+        for name, words in words_of(result).items():
             slope = line[name]["ms_a_face"]
             text = words if slope is None else f"{words}: {slope:.2f} ms a face"
             axes.plot([one["faces"] for one in runs], [one["median_ms"][name] for one in runs], marker="o", label=text)

@@ -800,6 +800,13 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--box-style", choices=BOX_STYLES, help="what the boxes of a net are that has them from points, such as KPNet"
     )
+    parser.add_argument(
+        "--face-batch",
+        type=_positive,
+        nargs="+",
+        metavar="N",
+        help="faces looked at together by a net with a second pass for points, MaskFace (default: 1 8)",
+    )
 
 
 def _compile(args: argparse.Namespace) -> int:
@@ -819,6 +826,7 @@ def _compile(args: argparse.Namespace) -> int:
             objects=args.objects,
             root=args.root,
             box_style=args.box_style,
+            **({"face_batches": args.face_batch} if args.face_batch else {}),
             say=say,
         )
         return None if args.objects else open_artifact(made, check_host=False)

@@ -50,6 +50,9 @@ class ModelFacts:
         Of KPNet: what a face's score is that ranks faces best, see `gluonface.model_zoo.keypoint_detector.SCORINGS`.
     score_thresh : float
         Score above which a detection is shown, by default.
+    options : dict of str to float
+        Options of `get_model` that the net of the weights has and the model without weights has not, such as
+        ``{"channels": 64}`` of a light MaskFace.
     trained : bool
         Whether weights come with the package.
     licence : str
@@ -82,6 +85,7 @@ class ModelFacts:
     decoder: str = "dark"
     scoring: str = "mean"
     score_thresh: float = 0.5
+    options: dict = field(default_factory=dict)
     trained: bool = False
     licence: str = "no weights"
     terms: str = ""

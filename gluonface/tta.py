@@ -118,7 +118,8 @@ def detect_multiscale(
         images = [image, mirrored] if flip else [image]
         found = analyzer.detect_letterboxed(images, [box] * len(images), score_thresh)
         if flip:
-            found[1] = mirror_faces(found[1])
+            # A vote keeps no meshes, and they cannot be mirrored.
+            found[1] = mirror_faces(found[1].with_(mesh=None))
         for faces in found:
             if soft is not None:
                 faces = soften_faces(faces, soft, least)

@@ -45,6 +45,28 @@ def test_gluoncv_can_be_imported_first_by_its_own_name_once_mxnet_came_through_u
     assert done.stdout.strip() == "gluoncv.model_zoo", done.stderr
 
 
+@pytest.mark.skipif(not _compat._has_avx2(), reason="this processor has no AVX2")
+@pytest.mark.parametrize(("users", "wanted"), [(None, "Haswell"), ("Nehalem", "Nehalem")])
+def test_matrix_products_take_avx2_kernels_unless_the_user_says_otherwise(users, wanted):
+    code = """
+import ctypes, os, pathlib
+before = os.environ.get("OPENBLAS_CORETYPE")
+from gluonface._compat import mx
+assert os.environ.get("OPENBLAS_CORETYPE") == before
+library = pathlib.Path(mx.__file__).with_name("libopenblas.so.0")
+if library.exists():
+    name = ctypes.CDLL(str(library)).openblas_get_corename
+    name.restype = ctypes.c_char_p
+    print(name().decode())
+"""
+    set_by_user = f"import os\nos.environ['OPENBLAS_CORETYPE'] = {users!r}\n" if users else ""
+    done = run(set_by_user + code)
+    assert done.returncode == 0, done.stderr
+    if not done.stdout:
+        pytest.skip("this MXNet brings no OpenBLAS")
+    assert done.stdout.strip() == wanted
+
+
 @pytest.mark.parametrize("hidden", ["mxnet", "requests"])
 def test_a_missing_mxnet_names_the_extras(hidden):
     code = """

@@ -576,19 +576,21 @@ def test_an_unknown_heatmap_loss_is_refused():
         HeatmapLoss((8, 8), "l1")
 
 
+@pytest.mark.parametrize("focal", [False, True])
 @pytest.mark.parametrize("hybrid", [False, True])
-def test_the_map_loss_is_equation_4_times_its_weight(hybrid):
+def test_the_map_loss_is_equation_4_times_its_weight_and_focal_times_the_squared_distance(hybrid, focal):
     logits = RNG.normal(0, 3, (2, 6, 5, 4))
     targets = np.where(RNG.uniform(size=logits.shape) < 0.2, RNG.uniform(size=logits.shape), 0)
     targets[RNG.uniform(size=logits.shape) < 0.3] = -1
-    loss = MapLoss()
+    loss = MapLoss(focal=focal)
     if hybrid:
         loss.hybridize()
     wanted = np.zeros(2)
     for index in np.ndindex(logits.shape):
         p, t = 1 / (1 + np.exp(-logits[index])), targets[index]
         if t >= 0:
-            wanted[index[0]] -= (t * np.log(p) + (1 - t) * np.log(1 - p)) / (6 * 5 * 4)
+            entropy = -(t * np.log(p) + (1 - t) * np.log(1 - p))
+            wanted[index[0]] += entropy * ((p - t) ** 2 if focal else 1) / (6 * 5 * 4)
     np.testing.assert_allclose(loss(mx.nd.array(logits), mx.nd.array(targets)).asnumpy(), 10_000 * wanted, rtol=1e-4)
 
 

@@ -195,6 +195,16 @@ def test_errors_of_pose_are_averaged_by_score():
     np.testing.assert_allclose(faces.pose, [[np.rad2deg(np.angle(vector)), 0, 0]], atol=1e-3)
 
 
+def test_faces_with_meshes_are_looked_for_in_mirrored_photos_and_voted_without_them():
+    class WithMesh(Oracle):
+        def detect_letterboxed(self, *args):
+            return [faces.with_(mesh=np.zeros((len(faces), 4, 3))) for faces in super().detect_letterboxed(*args)]
+
+    with_meshes, plain = (detect_multiscale(kind(), ramp(), flip=True) for kind in (WithMesh, Oracle))
+    assert with_meshes.mesh is None
+    np.testing.assert_array_equal(with_meshes.boxes, plain.boxes)
+
+
 def test_a_photo_without_faces_has_no_poses():
     faces = detect_multiscale(Oracle(pose=lambda run: (1, 2, 3), seen_at=lambda scale: False), ramp())
     assert len(faces) == 0 and faces.pose.shape == (0, 3)

@@ -4,6 +4,8 @@
 
 ``facts.json`` holds what only a person knows: licence, terms, research_only, data, start, recipe (see
 gluonface.model_zoo.ModelFacts). Facts already in model_zoo/<name>.json are kept where the file does not name them.
+Options that the net was trained with (``--channels 64``) are kept as ``options``: get_model(name, pretrained=True)
+builds that net, get_model(name) the model's own.
 Figures come from benchmarks/make_tables.py afterwards. An older weights file of the model is removed.
 """
 
@@ -19,6 +21,8 @@ from gluonface.model_zoo import get_model, store
 from gluonface.model_zoo.weights import read_facts
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo"
+#: Options of get_model that change what the weights of a net are, or what they mean.
+OPTIONS = {"channels": int, "k0": float, "filters": int, "stem": int}
 
 
 def main(argv=None) -> None:
@@ -27,16 +31,23 @@ def main(argv=None) -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--weights", default="best.params", help="file in the run's folder (default: %(default)s)")
     parser.add_argument("--facts", type=Path, help="JSON file of facts to set")
+    trained = parser.add_argument_group("what the net was trained with, where not the model's own")
+    for option, kind in OPTIONS.items():
+        trained.add_argument(f"--{option}", type=kind, metavar="N" if kind is int else "X")
     parser.add_argument("--zoo", type=Path, default=ZOO, help="folder to publish to (default: the package's)")
     args = parser.parse_args(argv)
     source = args.run / args.weights
-    get_model(args.name).load_parameters(source)  # raises where the weights are not this model's
+    options = {option: getattr(args, option) for option in OPTIONS if getattr(args, option) is not None}
+    get_model(args.name, **options).load_parameters(source)  # raises where the weights are not this model's
     digest = store.sha256_file(source)
     path = args.zoo / f"{args.name}.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     previous = facts.get("file")
     if args.facts:
         facts.update(json.loads(args.facts.read_text(encoding="utf-8")))
+    facts.pop("options", None)  # those of the weights before
+    if options:
+        facts["options"] = options
     facts.update(file=f"{args.name}-{digest[:8]}.params", sha256=digest)
     shutil.copyfile(source, args.zoo / facts["file"])
     write_atomically(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")

@@ -86,7 +86,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     add_view_arguments(parser)
     loss = parser.add_argument_group("loss")
     loss.add_argument("--scale-weight", type=float, default=1e4, help="of the scale map; of the heatmaps with tags")
-    loss.add_argument("--points-weight", type=float, default=1.0, help="of the points; of their tags with tags")
+    loss.add_argument(
+        "--focal", action="store_true", help="what is nearly right counts less in the maps' loss (quality focal loss)"
+    )
+    loss.add_argument("--points-weight", type=float, default=1.0, help="of the points")
+    loss.add_argument("--tags-weight", type=float, default=1.0, help="of the points' tags, with tags")
     loss.add_argument(
         "--sigma", type=float, default=SCALE_SIGMA, help="of the scale map's Gaussian, in its radii (eq. 3)"
     )
@@ -141,7 +145,8 @@ class KeypointLosses:
 
     def __init__(self, args: argparse.Namespace):
         self.by_argmax = args.reader == "argmax"
-        self.maps, self.points = MapLoss(args.scale_weight), SquarePointsLoss(args.points_weight)
+        self.maps = MapLoss(args.scale_weight, args.focal)
+        self.points = SquarePointsLoss(args.points_weight)
         for block in (self.maps, self.points):
             block.hybridize(static_alloc=True)
 
@@ -172,7 +177,8 @@ class TagLosses:
     """Heatmaps of the points, and their tags."""
 
     def __init__(self, args: argparse.Namespace):
-        self.maps, self.tags = MapLoss(args.scale_weight), TagLoss(args.points_weight, args.points_weight)
+        self.maps = MapLoss(args.scale_weight, args.focal)
+        self.tags = TagLoss(args.tags_weight, args.tags_weight)
         for block in (self.maps, self.tags):
             block.hybridize(static_alloc=True)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .dataset import FaceDataset
     from .facejsonl import FaceJsonLines
     from .fddb import ellipses_of, read_fddb
+    from .helen_parts import part_labels, read_helen_parts
     from .ibug import read_300w
     from .jd106 import read_jd106, without_photos_of
     from .jsonl import read_jsonl, write_jsonl
@@ -37,6 +38,7 @@ __all__ = [
     "FaceSample",
     "WiderFace",
     "ellipses_of",
+    "part_labels",
     "read_300w",
     "read_300w_lp",
     "read_aflw",
@@ -46,6 +48,7 @@ __all__ = [
     "read_coco_landmarks",
     "read_cofw",
     "read_fddb",
+    "read_helen_parts",
     "read_jd106",
     "read_jsonl",
     "read_malf",
@@ -70,6 +73,7 @@ _HOME_OF = {
     "FaceSample": "base",
     "WiderFace": "widerface",
     "ellipses_of": "fddb",
+    "part_labels": "helen_parts",
     "read_300w": "ibug",
     "read_300w_lp": "w300lp",
     "read_aflw": "aflw",
@@ -79,6 +83,7 @@ _HOME_OF = {
     "read_coco_landmarks": "landmark_sets",
     "read_cofw": "cofw",
     "read_fddb": "fddb",
+    "read_helen_parts": "helen_parts",
     "read_jd106": "jd106",
     "read_jsonl": "jsonl",
     "read_malf": "malf",

@@ -22,10 +22,10 @@ import numpy as np
 
 from ..errors import DataError
 from .annotation_files import load_mat
-from .base import FaceSample
+from .base import FaceLabels, FaceSample
 from .landmark_sets import FROM_ONE, labels_of, sample_of
 
-__all__ = ["NUM_FACES", "SPLITS", "read_aflw"]
+__all__ = ["NUM_FACES", "SPLITS", "frontal_faces", "read_aflw"]
 
 SPLITS = ("train", "test", "frontal")
 #: Faces of the protocol. How many of the test faces are frontal follows from the file.
@@ -95,6 +95,23 @@ def read_aflw(root: str | os.PathLike, split: str = "train", partial: bool = Fal
     if not samples:
         raise DataError(f"{path}: the split {split} has no face whose photo is in {root / folder}")
     return samples
+
+
+def frontal_faces(labels: FaceLabels) -> np.ndarray:
+    """Which faces (M,) of the split "test" are also those of "frontal".
+
+    Raises
+    ------
+    DataError
+        A face lacks the attribute ``visible`` that `read_aflw` gives.
+    """
+    bare = [i for i, face in enumerate(labels.attributes) if "visible" not in face]
+    if bare:
+        raise DataError(
+            f'face {bare[0]} of {len(labels)}: expected the attribute "visible" of faces from read_aflw, got '
+            f"{sorted(labels.attributes[bare[0]])}"
+        )
+    return np.array([all(face["visible"]) for face in labels.attributes], bool)
 
 
 def _checked(path: Path, mat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from .annotation_files import parse_numbers, read_lines
 from .base import FaceSample
 from .landmark_sets import FROM_ONE, labels_of, sample_of
 
-__all__ = ["NUM_FACES", "read_300w", "read_pts"]
+__all__ = ["NUM_FACES", "SOURCES", "read_300w", "read_pts"]
 
 _TRAIN = ("afw", "helen/trainset", "lfpw/trainset")
 _COMMON = ("helen/testset", "lfpw/testset")
@@ -37,6 +37,14 @@ _SPLITS = {
 }
 #: Faces, one a photo, of the official splits.
 NUM_FACES = {"train": 3_148, "common": 554, "challenging": 135, "full": 689, "test": 600}
+
+
+def _source_of(folder: str) -> str:
+    return folder.removeprefix("300W/").split("/")[0].split("_")[-1].lower()
+
+
+#: `FaceSample.source` of the faces of each split.
+SOURCES = {split: tuple(map(_source_of, parts)) for split, parts in _SPLITS.items()}
 
 _SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG")
 
@@ -114,7 +122,7 @@ def _read_folder(root: Path, folder: str) -> list[FaceSample]:
     paths = sorted((root / folder).glob("*.pts"))
     if not paths:
         raise DataError(f"{root / folder}: expected .pts files with photos of the same names, found none")
-    source = folder.removeprefix("300W/").split("/")[0].split("_")[-1].lower()
+    source = _source_of(folder)
     samples = []
     for path in paths:
         photo = next((p for p in map(path.with_suffix, _SUFFIXES) if p.is_file()), path.with_suffix(".jpg"))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._compat import import_optional
+from .._compat import import_optional, mx
 from ..decode import anchors_for
 from ..errors import DeployError, InputError
 from ..faces import SCHEMES
@@ -25,14 +25,16 @@ from ..facts import ModelFacts
 from ..model_zoo.detector import FaceDetector
 from ..model_zoo.heatmap import LandmarkNet
 from ..model_zoo.keypoint_detector import KeypointDetector, MapDetector, TagDetector
+from ..model_zoo.maskface import MaskFaceDetector
+from ..model_zoo.retinaface_mesh import RetinaFaceMeshDetector
 from ..nn.keypoints import SquareSoftArgmax
-from . import heads, keypoint_heads
+from . import heads, keypoint_heads, mesh_heads, roi_heads
 from .artifact import installed_runtime, installed_versions, write_artifact
 from .passes import take_canvas
 from .relax import Emitter, relax, tvm
-from .runtime import Bucket, Manifest, Output, Schedules, Target, parse_manifest
+from .runtime import Bucket, FaceFunctions, Manifest, Output, Schedules, Target, parse_manifest
 from .schedules import is_written_by_hand, schedule_plain, schedule_tile, signature, tile_of
-from .symbol import Graph, read_symbol, trace
+from .symbol import Graph, Node, read_symbol, trace
 from .targets import CompileTarget, find_target
 from .tune import Records, search
 
@@ -44,6 +46,9 @@ _DETECTION = (
     Output("landmarks", "(B, n, 2K)", "x and y of each point in pixels of the canvas"),
 )
 _POSE = Output("pose", "(B, n, 3)", "yaw, pitch and roll in degrees")
+_MESH = Output("mesh", "(B, n, V, 3)", "x, y and, from the tip of the nose, z of each vertex in pixels of the canvas")
+#: Faces that are looked at together: one is the smallest photo's, and with eight the maps still fit a core's caches.
+FACE_BATCHES = (1, 8)
 #: The manifest beside object files, which has no hashes yet.
 _DRAFT = "manifest.draft.json"
 _LANDMARKS = (
@@ -79,15 +84,34 @@ def buckets_for(
     return list(dict.fromkeys(Bucket.of(batch, pair) for pair in pairs for batch in batches))
 
 
-def module_of(net, buckets: Sequence[Bucket], target: CompileTarget):
-    """A Relax module with a function a bucket, from canvas to final results.
+def face_functions_of(net, batches: Iterable[int] = FACE_BATCHES) -> FaceFunctions | None:
+    """The functions of a net that look at faces after they were found, in batches of so many faces; None of a net
+    that does not.
+
+    Raises
+    ------
+    InputError
+        No batch, or one below 1.
+    """
+    batches = sorted(set(batches))
+    if not batches or batches[0] < 1:
+        raise InputError(f"expected face_batches of at least 1, got {batches}")
+    head = getattr(net.network, "keypoint_head", None) if isinstance(net, MaskFaceDetector) else None
+    return None if head is None else FaceFunctions(tuple(map(int, batches)), len(net.spec.strides), net.num_points)
+
+
+def module_of(net, buckets: Sequence[Bucket], target: CompileTarget, face_batches: Iterable[int] = FACE_BATCHES):
+    """A Relax module with a function a bucket, from canvas to final results; and of a net that looks at faces after
+    they were found, one for each bucket with each batch of faces (`FaceFunctions`).
 
     Parameters
     ----------
-    net : FaceDetector, KeypointDetector, TagDetector or LandmarkNet
+    net : FaceDetector, RetinaFaceMeshDetector, MaskFaceDetector, KeypointDetector, TagDetector or LandmarkNet
         With weights.
     buckets : sequence of Bucket
     target : CompileTarget
+    face_batches : iterable of int
+        See `compile_model`.
 
     Returns
     -------
@@ -104,6 +128,7 @@ def module_of(net, buckets: Sequence[Bucket], target: CompileTarget):
             f"expected a net among {', '.join(kind.__name__ for kind in _HEADS)}, got {type(net).__name__}; for other "
             "nets see gluonface.deploy.relax.from_mxnet"
         )
+    faces = face_functions_of(net, face_batches)
     builder = relax.BlockBuilder()
     for bucket in buckets:
         graph = _graph(net.network, (bucket.batch, 3, *bucket.size_hw))
@@ -114,8 +139,17 @@ def module_of(net, buckets: Sequence[Bucket], target: CompileTarget):
             with builder.dataflow():
                 emitter.put((graph.inputs[0], 0), canvas)
                 emitter.run(graph)
-                result = builder.emit_output(relax.Tuple(head(emitter, net, graph, bucket)))
+                results = head(emitter, net, graph, bucket)
+                result = builder.emit_output(relax.Tuple(results))
             builder.emit_func_output(result)
+        for batch in () if faces is None else faces.batches:
+            levels = [relax.Var(f"level{k}", value.ty) for k, value in enumerate(results[-faces.levels :])]
+            rois = relax.Var("rois", relax.TensorType((batch, 5), "float32"))
+            emitter = Emitter(True, builder, gpu=target.kind != "llvm")
+            with builder.function(faces.function(bucket, batch), [rois, *levels]):
+                with builder.dataflow():
+                    result = builder.emit_output(relax.Tuple([_points_of_faces(emitter, net, rois, levels)]))
+                builder.emit_func_output(result)
     return builder.get()
 
 
@@ -137,18 +171,56 @@ def _detect(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
         head = net.network.pose_head
         weight, bias = (_array_of(parameter) for parameter in (head.dense.weight, head.dense.bias))
         pose = heads.Pose(*cells, weight, bias, head.sides, head.per_cell)
-    return heads.detections(
-        emitter,
-        cls_preds,
-        box_preds,
-        landmark_preds,
-        anchors_for(bucket.size_hw, net.spec),
-        nms_thresh=net.nms_thresh,
-        nms_topk=net.nms_topk,
-        post_nms=net.post_nms,
-        score_thresh=net.score_thresh,
-        pose=pose,
+    anchors = anchors_for(bucket.size_hw, net.spec)
+    return heads.detections(emitter, cls_preds, box_preds, landmark_preds, anchors, **nms_of(net), more=pose)
+
+
+def _detect_meshes(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
+    cls_preds, box_preds, landmark_preds, *rest = map(emitter.plain, graph.outputs)
+    anchors, mesh, head = anchors_for(bucket.size_hw, net.spec), None, net.network.mesh_head
+    if net.network.cascade:
+        anchors = mesh_heads.square_anchors(emitter, rest[-1], anchors)
+    if head is not None:
+        mesh = mesh_heads.Mesh(rest[0], _array_of(head.weight), _array_of(head.bias), head.per_cell)
+    return heads.detections(emitter, cls_preds, box_preds, landmark_preds, anchors, **nms_of(net), more=mesh)
+
+
+def _detect_boxes(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
+    cls_preds, box_preds, *levels = graph.outputs
+    preds, anchors = map(emitter.plain, (cls_preds, box_preds)), anchors_for(bucket.size_hw, net.spec)
+    # The levels go to the functions for faces as they are stored.
+    return [*heads.detections(emitter, *preds, None, anchors, **nms_of(net)), *map(emitter.last, levels)]
+
+
+class _FindPoints(mx.gluon.HybridBlock):
+    """The second pass of a `MaskFaceDetector` alone."""
+
+    def __init__(self, net: MaskFaceDetector):
+        super().__init__(prefix="")
+        self.net = net
+
+    def hybrid_forward(self, F, rois, *maps):
+        return self.net.find_points(F, rois, *maps)
+
+
+def _points_of_faces(emitter: Emitter, net, rois, levels: Sequence):
+    """Points (R, K, 2) of boxes (R, 5) and levels (B, h, w, C)."""
+    count = int(rois.ty.shape[0])
+    shapes = [tuple(int(side) for side in level.ty.shape) for level in levels]
+    graph = _graph(_FindPoints(net), (count, 5), *((b, c, h, w) for b, h, w, c in shapes))
+    # A look at every level, added up, gives way to one at the level of each box.
+    (aligned,) = (
+        node for node in graph if node.inputs and all(other.op == "_contrib_ROIAlign" for other, _ in node.inputs)
     )
+    features = Node("null", "features", shapes=aligned.shapes, dtypes=aligned.dtypes)
+    graph.replace({(aligned, 0): (features, 0)})
+    graph.inputs = [graph.inputs[0], features]
+    align = net.network.keypoint_head.align
+    emitter.put((graph.inputs[0], 0), rois)
+    cut = roi_heads.pyramid_roi_align(emitter, rois, levels, align.strides, align.areas, align.side)
+    emitter.put((features, 0), cut, channels_last=True)
+    emitter.run(graph)
+    return emitter.call(relax.op.reshape(emitter.plain(graph.outputs[0]), [count, net.num_points, 2]))
 
 
 def _run_block(emitter: Emitter, block, *values) -> list:
@@ -218,6 +290,10 @@ def _outputs_of(net) -> tuple[Output, ...]:
         by_points = getattr(net, "boxes", "points") == "points"
         how = f"from the points, of the style {net.box_mapping.style}" if by_points else "squares, scale proposals"
         return (scores, replace(boxes, meaning=f"{boxes.meaning}; {how}"), points)
+    if isinstance(net, MaskFaceDetector) and face_functions_of(net) is None:
+        return _DETECTION[:2]
+    if getattr(net.network, "mesh_head", None) is not None:
+        return (*_DETECTION, _MESH)
     return (*_DETECTION, _POSE) if hasattr(net.network, "pose_head") else _DETECTION
 
 
@@ -240,6 +316,8 @@ def _read_points(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
 #: Kind of net -> what makes results of its network's predictions.
 _HEADS = {
     FaceDetector: _detect,
+    RetinaFaceMeshDetector: _detect_meshes,
+    MaskFaceDetector: _detect_boxes,
     KeypointDetector: _detect_by_points,
     TagDetector: _detect_by_tags,
     LandmarkNet: _read_points,
@@ -334,6 +412,7 @@ def compile_model(
     as_zip: bool = False,
     objects: bool = False,
     box_style: str | None = None,
+    face_batches: Iterable[int] = FACE_BATCHES,
     root: str | os.PathLike | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -360,6 +439,9 @@ def compile_model(
     box_style : str, optional
         What boxes are of a named net that finds them from points, see `gluonface.box_mapping.BOX_STYLES`; a net that is
         given has a style of its own.
+    face_batches : iterable of int
+        Of a net that looks at the faces it found once more, MaskFace: so many faces at once, a function each. As many
+        as fit go through the largest; what is left over fills up the smallest.
     root : path, optional
         Folder of weights of your own, searched before the package's.
     say : callable
@@ -387,6 +469,7 @@ def compile_model(
             f"expected box_style with the name of a net, got it with a {type(net).__name__}: see its set_box_style"
         )
     buckets = buckets_for(net, sizes, batches)
+    faces = face_functions_of(net, face_batches)
     if row.compiler() is None and not objects:
         raise DeployError(
             f"no compiler that links for {row.name} was found: {row.without_compiler()}; or ask for object files "
@@ -402,7 +485,7 @@ def compile_model(
     elif isinstance(records, (str, os.PathLike)):
         records = Records.read(records)
     say(f"{net.facts.name}: {', '.join(b.function for b in buckets)} for {row.name} ({row.mcpu or row.kind})")
-    module, choices = lower(module_of(net, buckets, row), row, records)
+    module, choices = lower(module_of(net, buckets, row, face_batches), row, records)
     schedules = _told(choices, row)
     if not schedules.tuned:
         say(f"warning: not tuned: {schedules.text}")
@@ -418,6 +501,7 @@ def compile_model(
         target=Target(row.kind, row.mtriple, row.mcpu, row.features, row.name),
         versions=installed_versions(),
         schedules=schedules,
+        faces=faces,
     )
     if objects:
         return _write_objects(Path(out), executable, manifest, row)

@@ -1,7 +1,8 @@
 """What turns a network's raw predictions into what a user wants, inside the artefact.
 
 Twins of :mod:`gluonface.nn.coder`, :mod:`gluonface.nn.heatmap` and of MXNet's ``box_nms``, written for few faces among
-many anchors: what cannot be a face is not decoded. Those of KPNet are in :mod:`gluonface.deploy.keypoint_heads`.
+many anchors: what cannot be a face is not decoded. Those of KPNet are in :mod:`gluonface.deploy.keypoint_heads`, what
+RetinaFace's whole variant has beside these in :mod:`gluonface.deploy.mesh_heads`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,7 +26,35 @@ relax = import_optional("tvm.relax", "deploy")
 T = import_optional("tvm.script.ir_builder.tirx", "deploy")
 IRBuilder = import_optional("tvm.script.ir_builder", "deploy").IRBuilder
 
-__all__ = ["Pose", "detections", "each_task", "exp_of_negative", "keep_or_drop", "soft_argmax"]
+__all__ = [
+    "OfFaces",
+    "Pose",
+    "anchor_table",
+    "detections",
+    "each_task",
+    "exp_of_negative",
+    "image_of",
+    "keep_or_drop",
+    "soft_argmax",
+]
+
+
+class OfFaces(Protocol):
+    """What is worked out of the faces that are left only; `Pose` is one."""
+
+    def of_faces(self, e, scores, places, table):
+        """Its values (B, n, ...), -1 where there is no face.
+
+        Parameters
+        ----------
+        e : Emitter
+        scores : relax.Expr
+            (B, n), best first, -1 where there is no face.
+        places : relax.Expr
+            (B, n or more) int32: anchors of the faces.
+        table : relax.Expr
+            (1 or B, N, 3): centre x, y and side of the anchors, in pixels of the canvas.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,6 +79,10 @@ class Pose:
     sides: Sequence[float]
     per_cell: int
 
+    def of_faces(self, e, scores, places, table):
+        """Angles (B, n, 3) in degrees; see `OfFaces`."""
+        return _head_pose(e, self, scores, places, table)
+
 
 @contextlib.contextmanager
 def each_task(count: int, gpu: bool, threads: int = 1) -> Iterator[tuple]:
@@ -63,6 +96,17 @@ def each_task(count: int, gpu: bool, threads: int = 1) -> Iterator[tuple]:
     else:
         with T.parallel(0, count) as image:
             yield image, None
+
+
+def anchor_table(anchors: np.ndarray) -> np.ndarray:
+    """Anchors (N, 4) xyxy as (N, 3) float32: centre x, y and side."""
+    low, high = anchors[:, :2], anchors[:, 2:]
+    return np.concatenate([(low + high) / 2, high[:, :1] - low[:, :1]], axis=1).astype(np.float32)
+
+
+def image_of(table, r):
+    """Where a table of anchors (1 or B, N, 3) has those of image ``r``: one serves all, or each has its own."""
+    return r if int(table.ty.shape[0]) > 1 else 0
 
 
 def keep_or_drop(r, place, merged, numbers, kept, areas, nms_thresh: float) -> None:
@@ -104,13 +148,13 @@ def detections(
     cls_preds,
     box_preds,
     landmark_preds,
-    anchors: np.ndarray,
+    anchors,
     *,
     nms_thresh: float,
     nms_topk: int,
     post_nms: int,
     score_thresh: float,
-    pose: Pose | None = None,
+    more: OfFaces | None = None,
 ):
     """Decoding, choice and non-maximum suppression of anchors; as `gluonface.model_zoo.detector.FaceDetector` does it.
 
@@ -118,34 +162,35 @@ def detections(
     ----------
     e : Emitter
     cls_preds, box_preds, landmark_preds : relax.Expr
-        (B, N, 2) logits of background and face, (B, N, 4), (B, N, 2K).
-    anchors : (N, 4) array
-        xyxy in pixels of the canvas.
+        (B, N, 2) logits of background and face, (B, N, 4), (B, N, 2K); None for ``landmark_preds`` of a net that finds
+        boxes alone.
+    anchors : (N, 4) array, or relax.Expr (B, N, 3)
+        xyxy in pixels of the canvas; or centre x, y and side, where each image has anchors of its own.
     nms_thresh, nms_topk, post_nms, score_thresh
         See ``FaceDetector.set_nms``.
-    pose : Pose, optional
+    more : OfFaces, optional
 
     Returns
     -------
     list of relax.Expr
-        scores (B, n), bboxes (B, n, 4), landmarks (B, n, 2K) and, with ``pose``, pose (B, n, 3) in degrees; best first,
-        filled up with -1.
+        scores (B, n), bboxes (B, n, 4), landmarks (B, n, 2K) if there are predictions of them, and what ``more`` gives
+        (B, n, ...); best first, filled up with -1.
     """
-    batch, count, width = (int(side) for side in landmark_preds.ty.shape)
+    batch, count, _ = (int(side) for side in box_preds.ty.shape)
+    widths = [] if landmark_preds is None else [int(landmark_preds.ty.shape[2])]
     limit = count if nms_topk < 0 else min(nms_topk, count)
     most = limit if post_nms <= 0 else min(post_nms, limit)
     given = count if post_nms <= 0 else min(post_nms, count)
-    # x, y of the centre and the side.
-    low, high = anchors[:, :2], anchors[:, 2:]
-    table = np.concatenate([(low + high) / 2, high[:, :1] - low[:, :1]], axis=1).astype(np.float32)
+    table = e.constant(anchor_table(anchors)[None]) if isinstance(anchors, np.ndarray) else anchors
     # p > t where the logit is above log(t / (1 - t)); a little less, and what is left is decided on p itself.
     least = -math.inf if score_thresh <= 0 else math.log(score_thresh / (1 - score_thresh)) - 1e-3
 
     def generate(ins, outs):
         with IRBuilder() as builder:
-            cls, box, landmark, anchor = (T.buffer_proxy(b) for b in ins)
-            scores, boxes, points, found, order, merged, kept, areas, numbers = (T.buffer_proxy(b) for b in outs)
+            cls, box, *landmark, anchor = (T.buffer_proxy(b) for b in ins)
+            scores, boxes, *points, found, order, merged, kept, areas, numbers = (T.buffer_proxy(b) for b in outs)
             with each_task(batch, e.gpu) as (r, _):
+                image = image_of(table, r)
                 numbers[r, COUNT] = T.int32(0)
                 with T.serial(0, count) as j:
                     logit = cls[r, j, 1] - cls[r, j, 0]
@@ -163,9 +208,9 @@ def detections(
                     place = order[r, i]
                     slot = numbers[r, LEFT]
                     for axis in range(2):
-                        centre = box[r, place, axis] * anchor[place, 2] + anchor[place, axis]
+                        centre = box[r, place, axis] * anchor[image, place, 2] + anchor[image, place, axis]
                         size = tvm.tirx.exp(tvm.tirx.min(box[r, place, axis + 2], T.float32(MAX_LOG_SIZE)))
-                        half = size * (anchor[place, 2] / T.float32(2))
+                        half = size * (anchor[image, place, 2] / T.float32(2))
                         kept[r, slot, axis] = centre - half
                         kept[r, slot, axis + 2] = centre + half
                     keep_or_drop(r, place, merged, numbers, kept, areas, nms_thresh)
@@ -175,31 +220,32 @@ def detections(
                         scores[r, i] = found[r, place]
                         with T.serial(0, 4) as k:
                             boxes[r, i, k] = kept[r, i, k]
-                        with T.serial(0, width) as k:
-                            points[r, i, k] = (
-                                landmark[r, place, k] * anchor[place, 2] + anchor[place, tvm.tirx.floormod(k, 2)]
-                            )
+                        for width, offset, point in zip(widths, landmark, points):
+                            with T.serial(0, width) as k:
+                                centre = anchor[image, place, tvm.tirx.floormod(k, 2)]
+                                point[r, i, k] = offset[r, place, k] * anchor[image, place, 2] + centre
                     with T.Else():
                         scores[r, i] = T.float32(-1)
                         with T.serial(0, 4) as k:
                             boxes[r, i, k] = T.float32(-1)
-                        with T.serial(0, width) as k:
-                            points[r, i, k] = T.float32(-1)
+                        for width, point in zip(widths, points):
+                            with T.serial(0, width) as k:
+                                point[r, i, k] = T.float32(-1)
             return builder.get()
 
-    shapes = [(batch, given), (batch, given, 4), (batch, given, width)]
+    shapes = [(batch, given), (batch, given, 4), *[(batch, given, width) for width in widths]]
     room = [(batch, count)] * 3 + [(batch, most + 1, 4), (batch, most + 1), (batch, 3)]
-    types = ["float32"] * 4 + ["int32"] * 2 + ["float32"] * 2 + ["int32"]
+    types = ["float32"] * (len(shapes) + 1) + ["int32"] * 2 + ["float32"] * 2 + ["int32"]
+    given_preds = [cls_preds, box_preds, *([] if landmark_preds is None else [landmark_preds])]
 
     def compute(*tensors):
         return te.extern([*shapes, *room], list(tensors), generate, dtype=types, name="detections")
 
-    sides = e.constant(table)
-    found = e.te(compute, cls_preds, box_preds, landmark_preds, sides, name="detections")
-    results = [e.call(relax.TupleGetItem(found, k)) for k in range(3)]
-    if pose is not None:
+    found = e.te(compute, *given_preds, table, name="detections")
+    results = [e.call(relax.TupleGetItem(found, k)) for k in range(len(shapes))]
+    if more is not None:
         # What held the order at the end holds the anchors of the faces.
-        results.append(_head_pose(e, pose, results[0], e.call(relax.TupleGetItem(found, 5)), sides))
+        results.append(more.of_faces(e, results[0], e.call(relax.TupleGetItem(found, len(shapes) + 2)), table))
     return results
 
 
@@ -207,7 +253,7 @@ def _head_pose(e, pose: Pose, scores, places, table):
     """Angles (B, n, 3) in degrees of the faces that are there, of anchors ``places`` (B, n or more); -1 elsewhere.
 
     Logits, their softmax and its mean are worked out for these anchors only; twin of `gluonface.nn.heads.PoseHead` and
-    `gluonface.nn.coder.PoseDecoder`. ``table`` (N, 3) holds the anchors' sides last.
+    `gluonface.nn.coder.PoseDecoder`.
     """
     batch, given = (int(side) for side in scores.ty.shape)
     channels, kinds, width = int(pose.cells.ty.shape[2]), len(pose.sides), 3 * POSE_BINS
@@ -229,7 +275,7 @@ def _head_pose(e, pose: Pose, scores, places, table):
                     r, i, room = k, stack.enter_context(T.serial(0, given)), 0
                 with T.If(score[r, i] >= T.float32(0)):
                     with T.Then():
-                        side, kind = anchor[place[r, i], 2], tvm.tirx.const(0, "int32")
+                        side, kind = anchor[image_of(table, r), place[r, i], 2], tvm.tirx.const(0, "int32")
                         for middle in middles:
                             kind = kind + tvm.tirx.Cast("int32", side > T.float32(middle))
                         cell = tvm.tirx.floordiv(place[r, i], pose.per_cell)

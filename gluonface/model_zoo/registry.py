@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import fnmatch
 import os
@@ -39,6 +40,8 @@ class System:
         Name to (backbone, variant, dataset), or None, for models that are not listed.
     variant_options : callable, optional
         ``variant_options(variant)``: options that nets of this variant have besides.
+    counted : tuple of str
+        Options that ``figures`` takes besides.
     """
 
     task: str
@@ -48,6 +51,7 @@ class System:
     options: tuple[str, ...]
     parse: Callable | None = None
     variant_options: Callable[[str], tuple[str, ...]] | None = None
+    counted: tuple[str, ...] = ()
 
     def options_of(self, variant: str) -> tuple[str, ...]:
         """All options of a net."""
@@ -85,6 +89,7 @@ _SYSTEMS = {
         maskface.figures,
         maskface.maskface,
         options=(*_NMS, "channels", "num_points", "k0", "context", "keypoints", "frozen", "decoder"),
+        counted=("channels", "num_points"),
     ),
     "heatmap": System(
         "landmarks",
@@ -93,6 +98,7 @@ _SYSTEMS = {
         heatmap.heatmap,
         options=("filters", "stem", "num_points", "decoder", "size"),
         parse=heatmap.parse,
+        counted=("filters", "stem", "num_points"),
     ),
 }
 _MODELS = {name: (system, *parts) for system, facts in _SYSTEMS.items() for name, *parts in facts.models}
@@ -119,8 +125,10 @@ def model_facts(name: str, root: str | os.PathLike | None = None) -> ModelFacts:
         No such model; names the nearest.
     """
     system, backbone, variant, dataset = _find(name)
-    known = _SYSTEMS[system].figures(backbone, variant, dataset)
-    known.update(weights.read_facts(name, root))
+    of_weights = weights.read_facts(name, root)
+    counted = {k: v for k, v in of_weights.get("options", {}).items() if k in _SYSTEMS[system].counted}
+    known = _SYSTEMS[system].figures(backbone, variant, dataset, **counted)
+    known.update(of_weights)
     return ModelFacts(
         name=name,
         system=system,
@@ -209,7 +217,8 @@ def get_model(
         One of :func:`list_models`: ``<system>_<backbone>[_<variant>]_<dataset>``. The variant of a heatmap net may be
         any string of up to four letters s and d, listed or not, that of a RetinaFace with a mesh any ``mesh<V>``.
     pretrained : bool
-        Load the weights that came with the package; they are found by their SHA-256, nothing is downloaded.
+        Load the weights that came with the package; they are found by their SHA-256, nothing is downloaded. The net
+        then has the options that these weights were trained with (``options`` of their facts), unless told otherwise.
     pretrained_base : bool or path
         Start the backbone from ImageNet weights: True takes GluonCV's (downloaded by GluonCV), a path an ``.npz`` of
         arrays under their PyTorch names. Ignored when ``pretrained`` is True.
@@ -243,6 +252,8 @@ def get_model(
     """
     facts = model_facts(name, root)
     path = weights.find_weights(facts, root) if pretrained else None
+    of_weights = facts.options if pretrained else {}
+    facts = dataclasses.replace(facts, options=of_weights)
     system = _SYSTEMS[facts.system]
     options = {
         "nms_thresh": nms_thresh,
@@ -269,7 +280,7 @@ def get_model(
         "decoder": decoder,
         "size": size,
     }
-    options = {option: value for option, value in options.items() if value is not None}
+    options = of_weights | {option: value for option, value in options.items() if value is not None}
     known = system.options_of(facts.variant)
     foreign = sorted(set(options) - set(known))
     if foreign:

@@ -17,8 +17,7 @@ from ..data.transforms.colour import Degrade
 from ..data.transforms.presets.retinaface import RetinaFaceSamples, RetinaFaceTrainTransform
 from ..errors import DataError, InputError
 from ..faces import Faces
-from ..geometry import box_iou
-from ..metrics.landmark_scoring import evaluate_landmarks, label_sizes, scored_faces
+from ..metrics.landmark_scoring import best_proposals, evaluate_landmarks, label_sizes, scored_faces
 from ..metrics.scoring import evaluate_detections
 from ..model_zoo import list_models, model_facts
 from ..model_zoo.store import read_params
@@ -301,9 +300,6 @@ def found_points(faces: Faces, boxes: np.ndarray, iou: float = 0.4) -> np.ndarra
     than ``iou`` (MaskFace section 4.3); NaN where there is none.
     """
     points = np.full((len(boxes), *faces.landmarks.shape[1:]), np.nan)
-    best_first = np.argsort(-faces.scores, kind="stable")
-    overlaps = box_iou(faces.boxes[best_first], boxes) > iou
-    hit = overlaps.any(axis=0)
-    if hit.any():
-        points[hit] = faces.landmarks[best_first[overlaps[:, hit].argmax(axis=0)]]
+    rows = best_proposals(faces.boxes, faces.scores, boxes, iou)
+    points[rows >= 0] = faces.landmarks[rows[rows >= 0]]
     return points

@@ -125,7 +125,7 @@ def pretended(module, monkeypatch):
             save_run(folder, done=6, wanted=6)
 
     monkeypatch.setattr(module, "Test", Test)
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr("ablation.train", train)
     return made
 
 
@@ -150,7 +150,7 @@ def test_rows_of_one_run_make_it_once_and_fall_with_it(module, pretended, tmp_pa
 
 
 def test_a_row_that_is_asked_for_alone_has_its_run_made(module, pretended, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "train", lambda script, folder, flags, limits: save_run(folder, 6, 6))
+    monkeypatch.setattr("ablation.train", lambda script, folder, flags, limits: save_run(folder, 6, 6))
     out = tmp_path / "kpnet.json"
     assert module.main(words_of(tmp_path, "--rows", "gt", "--seeds", "1", "2", "--json", out)) == 0
     assert sorted(path.name for path in tmp_path.glob("*-seed*")) == ["soft-seed1", "soft-seed2"]

@@ -115,7 +115,7 @@ def test_runs_are_made_once_and_one_that_fails_leaves_the_others(module, tmp_pat
         save_run(folder, done=6, wanted=6)
 
     monkeypatch.setattr(module, "Test", Test)
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr("ablation.train", train)
     save_run(tmp_path / "maskface-seed1", done=6, wanted=6, seconds=600)
     save_run(tmp_path / "nocontext-seed1", done=2, wanted=6, seconds=600)
     out = tmp_path / "maskface.json"

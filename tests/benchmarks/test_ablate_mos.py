@@ -118,7 +118,7 @@ def pretended(module, monkeypatch):
             save_run(folder, done=6, wanted=6)
 
     monkeypatch.setattr(module, "Test", Test)
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr("ablation.train", train)
     return made
 
 

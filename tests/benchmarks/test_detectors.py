@@ -41,6 +41,28 @@ def test_weights_of_a_run_can_take_the_facts_of_its_start(module, tmp_path):
     assert given.facts.name == plain.facts.name
 
 
+def test_a_light_net_takes_its_weights_with_the_channels_it_was_trained_with(module, tmp_path):
+    from gluonface._compat import mx
+    from gluonface.errors import WeightsError
+
+    name, path = "maskface_mobilenet0.25_fc26", str(tmp_path / "best.params")
+    net = get_model(name, channels=8)
+    net.initialize(mx.init.Xavier())
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    net.save_parameters(path)
+    words = ("--model", name, "--weights", path)
+    built, _ = module.build_detector(parsed(module, *words, "--channels", "8", "--k0", "2"))
+    assert built.facts.params == net.facts.params
+    with pytest.raises(WeightsError, match="do not fit"):
+        module.build_detector(parsed(module, *words))
+
+
+def test_shipped_weights_bring_their_options(module, capsys):
+    with pytest.raises(SystemExit):
+        parsed(module, "--model", MODEL, "--channels", "8")
+    assert "--channels go with --weights" in capsys.readouterr().err
+
+
 def test_shipped_weights_have_facts_of_their_own(module, capsys):
     with pytest.raises(SystemExit):
         parsed(module, "--model", MODEL, "--facts-of", START)

@@ -90,7 +90,7 @@ class Knowing:
 class Finder:
     """In place of a `FaceAnalyzer`."""
 
-    def __init__(self, detector, root=None):
+    def __init__(self, detector, root=None, size="auto", score_thresh=None):
         self.detector = detector
 
     def stream(self, photos):
@@ -310,6 +310,184 @@ def test_predictions_that_do_not_fit_the_data_are_named(script, data, tmp_path, 
         script("eval_landmarks").main(["--predictions", found, "--data", str(data)])
 
 
+# Detectors that give points themselves
+
+# What the stand-in finds on a crop of a square face, which lies at 112 to 368, best first: a box elsewhere, one 20
+# pixels to the right (overlap .85), the face itself.
+IN_CROP = [[0, 0, 90, 90], [132, 112, 388, 368], [112, 112, 368, 368]]
+
+
+class OwnFinder(Finder):
+    """`Finder` whose faces have points at PLACES."""
+
+    def __init__(self, detector, root=None, size="auto", score_thresh=None, batch_size=16):
+        super().__init__(detector)
+        self.points = getattr(detector, "num_points", 0)
+
+    def stream(self, photos):
+        for image in photos:
+            boxes = np.array(IN_CROP if image.shape[:2] == (480, 480) else FOUND[image.shape[:2]], float).reshape(-1, 4)
+            points = {"landmarks": placed(boxes), "scheme": "68"} if self.points == 68 else {}
+            if self.points == 5:
+                points = {"landmarks5": SCHEMES["68"].five_points(placed(boxes))}
+            yield Faces(boxes, np.linspace(0.9, 0.5, len(boxes)), size_hw=image.shape[:2], **points)
+
+
+@pytest.fixture
+def square(tmp_path, monkeypatch):
+    """`data` with a square face on the second photo."""
+    monkeypatch.setitem(BOXES, "a/two.png", [[20, 20, 70, 70]])
+    return write_data(tmp_path)
+
+
+@pytest.fixture
+def seeing(known, monkeypatch):
+    """eval_landmarks whose models "own" and "five" find faces and points, as `OwnFinder` does, others as in `known`."""
+    monkeypatch.setattr(known, "FaceAnalyzer", OwnFinder)
+    knowing = known.build_predictor
+
+    def build(name, args):
+        if name not in ("own", "five"):
+            return knowing(name, args)
+        net = SimpleNamespace(facts=SimpleNamespace(name=name), num_points=68 if name == "own" else 5)
+        if name == "own":
+            net.decoder = DARK
+        return known.PointDetector(net, match_iou=args.match_iou)
+
+    monkeypatch.setattr(known, "build_predictor", build)
+    return known
+
+
+@pytest.mark.parametrize(("iou", "shift"), [(None, 20), (0.84, 20), (0.9, 0)])
+def test_the_most_confident_proposal_on_a_face_of_256_pixels_counts(seeing, square, tmp_path, capsys, iou, shift):
+    words = () if iou is None else ("--match-iou", iou)
+    result = result_of(seeing, tmp_path, "--model", "own", "--data", square, "--source", "lfpw", *words)
+    # 50 pixels of the photo are 256 of the crop.
+    assert result["nme"] == pytest.approx(abs(shift * 50 / 256 - 0.6) / 30, abs=2e-5)
+    assert (result["align"], result["face_pixels"], result["match_iou"]) == ("boxes", 256, iou or 0.4)
+    assert (result["flip"], result["decoder"], result["end_to_end"], result["missed"]) == ("none", "dark", None, 0)
+    assert "passes" not in result
+    assert "labelled faces at 256 pixels, the most confident one over IoU" in capsys.readouterr().out
+
+
+def test_a_face_not_found_in_its_crop_is_missed(seeing, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "IN_CROP", IN_CROP[:1])
+    result = result_of(seeing, tmp_path, "--model", "own", "--data", data, "--source", "lfpw")
+    assert (result["missed"], result["auc"], result["failure_rate"]) == (1, 0, 1)
+    assert result["nme"] is result["ced_95"] is None
+
+
+def test_end_to_end_such_a_detector_finds_the_faces_itself(seeing, data, tmp_path, capsys, monkeypatch):
+    # A more confident box that overlaps the first face by .32, and the face itself.
+    monkeypatch.setitem(FOUND, (120, 200), [[10, 10, 42, 110], [10, 10, 110, 110]])
+    result = result_of(seeing, tmp_path, "--model", "own", "--data", data, "--source", "helen", "--end-to-end")
+    loose = placed([[10, 10, 42, 110]])[0] - labels("one.png").landmarks[0]
+    assert result["nme"] == pytest.approx(np.linalg.norm(loose, axis=1).mean() / 60, abs=2e-5)
+    assert (result["faces"], result["missed"], result["failure_rate"]) == (2, 1, 1)
+    assert (result["align"], result["end_to_end"], result["match_iou"]) == ("detections", "own", 0.3)
+    # From labelled boxes of the faces found: the square one.
+    assert result["nme_gt_boxes"] == pytest.approx(np.hypot(20 * 100 / 256 - 3, 4) / 60, abs=2e-5)
+    assert result["compared"] == 1 and "(both over the 1 faces found)" in capsys.readouterr().out
+
+    strict = result_of(
+        seeing, tmp_path, "--model", "own", "--data", data, "--source", "helen", "--end-to-end", "--match-iou", ".4"
+    )
+    assert (strict["nme"], strict["match_iou"]) == (pytest.approx(5 / 60, abs=2e-5), 0.4)
+
+
+def test_a_landmark_net_beside_it_needs_a_detector_and_is_drawn_with_it(seeing, data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    words = ["--model", "own", "m", "--data", str(data), "--end-to-end"]
+    with pytest.raises(InputError, match="--end-to-end: expected the name of a detector for m"):
+        seeing.main(words)
+    drawn = []
+    monkeypatch.setattr(seeing, "save_figure", lambda drawing, path: drawn.append(drawing))
+    assert seeing.main([*words, "finder", "--match-iou", ".3", "--picture", "ced.png"]) == 0
+    (axes,) = drawn[0].axes
+    own, other = (line.get_ydata() for line in axes.lines)
+    # Both miss one of three faces: their curves end at two thirds at most.
+    assert max(own) <= 200 / 3 + 1e-6 and max(other) <= 200 / 3 + 1e-6
+    assert all("1 missed" in text.get_text() for text in axes.get_legend().get_texts())
+    printed = capsys.readouterr().out
+    assert "own: faces as detected by own" in printed and "m: faces as detected by finder" in printed
+
+
+def test_five_points_compare_nets_of_any_scheme(seeing, square, tmp_path):
+    truth = SCHEMES["68"].five_points(labels("a/two.png").landmarks)[0]
+    size = np.linalg.norm(truth[0] - truth[1])
+    words = ("--data", square, "--source", "lfpw", "--five")
+    for name, error in (("m", 0.6), ("own", 20 * 50 / 256 - 0.6), ("five", 20 * 50 / 256 - 0.6)):
+        result = result_of(seeing, tmp_path, "--model", name, *words)
+        assert (result["scheme"], result["nme"]) == ("5", pytest.approx(error / size, abs=2e-5))
+    found = write_predictions(tmp_path / "found.jsonl")
+    result = result_of(seeing, tmp_path, "--predictions", found, "--data", square, "--source", "helen", "--five")
+    assert (result["scheme"], result["missed"]) == ("5", 0)
+
+
+def test_five_points_cannot_be_scored_as_68(seeing, data):
+    with pytest.raises(DataError, match="has 68 landmarks a face, five gives 5"):
+        seeing.main(["--model", "five", "--data", str(data)])
+
+
+def test_a_crop_gives_the_points_that_the_net_finds_on_it(script, monkeypatch):
+    from gluonface import FaceAnalyzer, get_model
+    from gluonface._compat import mx
+
+    module = script("eval_landmarks")
+    for name, pixels in (("_FACE", 32), ("_CROP", 64)):
+        monkeypatch.setattr(module, name, pixels)
+    mx.random.seed(1)
+    net = get_model("maskface_mobilenet0.25_fc26", channels=8)
+    net.initialize(mx.init.Xavier())
+    net.set_nms(nms_thresh=0.1, nms_topk=-1, post_nms=20, score_thresh=0)  # boxes all over the crop
+    image, boxes = RNG.integers(0, 256, (90, 120, 3), np.uint8), np.array([[20, 20, 70, 70], [60, 30, 100, 80.0]])
+    ((points,), scores) = module.PointDetector(net, score_thresh=0, match_iou=0).from_boxes([image], [boxes])
+    assert points.shape == (2, 68, 2) and scores is None
+    view = module.face_view(boxes[1])
+    assert np.sqrt(40 * 50) * view.scale == pytest.approx(32) and view.size_hw == (64, 64)
+    faces = FaceAnalyzer(net, size=None, score_thresh=0)(view.warp(image))
+    middle = view.points(boxes[1].reshape(2, 2)).ravel()
+    met = [i for i, box in enumerate(faces.boxes) if (box[:2] < middle[2:]).all() and (box[2:] > middle[:2]).all()]
+    np.testing.assert_allclose(view.points(points[1]), faces.landmarks[met[0]], atol=0.5)
+
+
+# Parts of the data
+
+
+def sample_from(source, **fields):
+    return FaceSample("x.png", (9, 9), FaceLabels(np.array([[0, 0, 9, 9.0]] * 2), **fields), source=source)
+
+
+def test_faces_of_300_w_belong_to_the_parts_that_the_data_have_whole(script):
+    module = script("eval_landmarks")
+    samples = [sample_from(source) for source in ("helen", "ibug", "lfpw")]
+    parts = module.subsets_of("300w", "d", samples)
+    assert {name: mask.tolist() for name, mask in parts.items()} == {
+        "common": [True, True, False, False, True, True],
+        "challenging": [False, False, True, True, False, False],
+        "full": [True] * 6,
+    }
+    assert list(module.subsets_of("300w", "d", samples[1:2])) == ["challenging"]
+    assert list(module.subsets_of("300w", "d", [sample_from(s) for s in ("indoor", "outdoor")])) == ["test"]
+    assert module.subsets_of(None, "d", samples) == {}
+    for wrong in (samples[:1], [*samples, sample_from("afw")]):
+        with pytest.raises(DataError, match=r"d: --subsets 300w: expected photos of whole test sets of 300-W"):
+            module.subsets_of("300w", "d", wrong)
+
+
+def test_frontal_faces_are_scored_beside_all(known, tmp_path, capsys):
+    seen, hidden = {"visible": [True, True]}, {"visible": [True, False]}
+    one, two = labels("one.png", attributes=[hidden, seen]), labels("a/two.png", attributes=[hidden])
+    data = write_data(tmp_path, one=one, two=two)
+    result = result_of(known, tmp_path, "--model", "m", "--data", data, "--subsets", "aflw")
+    full, frontal = result["subsets"]["full"], result["subsets"]["frontal"]
+    assert (full["nme"], full["faces"]) == (result["nme"], 3)
+    assert (frontal["nme"], frontal["faces"]) == (pytest.approx(ERRORS[1], abs=2e-5), 1)
+    assert "full (3 faces)" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"--subsets aflw: face 0 of 2: expected the attribute .visible."):
+        known.main(["--model", "m", "--data", str(write_data(tmp_path)), "--subsets", "aflw"])
+
+
 # What is wrong is said
 
 
@@ -373,6 +551,11 @@ def test_a_photo_of_another_size_than_the_data_say_is_named(known, data):
         ["--model", "m", "--threshold", "0"],
         ["--model", "m", "--passes", "0"],
         ["--model", "m", "--flip", "both"],
+        ["--model", "m", "--channels", "64"],
+        ["--model", "m", "--short-side", "640"],
+        ["--model", "m", "--end-to-end", "d", "--size", "640", "--short-side", "640"],
+        ["--model", "m", "--match-iou", "1"],
+        ["--predictions", "p", "--end-to-end"],
     ],
 )
 def test_a_command_line_that_means_nothing_is_refused(script, words):
@@ -472,7 +655,7 @@ def test_a_detector_of_the_package_goes_before_the_net(script, weights, data, tm
     ("words", "error", "message"),
     [
         (["--model", "heatmap_mobilenetv2_0.25_s_cofw"], DataError, "has 68 landmarks a face, .*cofw gives 29"),
-        (["--model", "retinaface_mobilenet0.25_widerface"], InputError, "expected a landmark net.*, got retinaface"),
+        (["--model", "retinaface_mobilenet0.25_widerface"], WeightsError, "do not fit FaceDetector"),
         (["--model", TINY, "--stem", "32"], WeightsError, "do not fit LandmarkNet"),
     ],
 )

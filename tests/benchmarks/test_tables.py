@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from gluonface.errors import DataError
 from gluonface.model_zoo import list_models, model_facts
 
 NAME = list_models(task="detection", pretrained=True)[0]
@@ -272,6 +273,51 @@ def test_results_of_mos_that_lie_beside_others_have_tables_of_their_own(script, 
     assert "attention" not in text["pose"] and "fit to 5 points" not in text["speed"]
     card = (project / "model_zoo" / f"{NAME}.md").read_text()
     assert "| class and pose | .90 |" in card and "| MXNet | 1 | 5 | 60.5 |" in card
+
+
+def mesh():
+    bins = {name: {"mean": 0.03, "spread": 0.01, "faces": 5, "missed": 1} for name in ("0-30", "30-60")}
+    turned = {"mean": None, "by_yaw": {**bins, "60-90": {"mean": None, "spread": None, "faces": 0, "missed": 0}}}
+    at = {"0.08": 0.62, "0.1": 0.71}
+    points = {"nme": 0.0312, "faces": 10, "missed": 2, "auc": at, "failure_rate": at, "nme_by_yaw": turned}
+    degrees = {"mae": 3.456, "yaw": 3.0, "pitch": 4.0, "roll": 3.3, "faces": 10, "missed": 2}
+    joined = {"brow": 0.7223, "eye": 0.78, "nose": 0.92, "lip": 0.77}
+    return {
+        "model": NAME,
+        "domain": HELEN,
+        "size": 640,
+        "flip": False,
+        "faces": 10,
+        "missed": 2,
+        "trained_on": 0,
+        "crops": "some_net",
+        "mesh": {"xy": 0.0123, "z": 0.02, "xyz": 0.025, "faces": 10, "missed": 2},
+        "five": {"mesh": points, "crops": {**points, "nme_by_yaw": None}},
+        "dense": None,
+        "pose": {"mesh": {**degrees, "yaw_by_yaw": turned}},
+        "parts": {"faces": 10, "missed": 2, "single": None, "joined": joined},
+    }
+
+
+def test_meshes_have_a_table_for_each_kind_of_figure(script, project):
+    folder = project / "benchmarks" / "results" / "mesh"
+    folder.mkdir()
+    (folder / f"{NAME}-helen.json").write_text(json.dumps(mesh()))
+    path = project / "benchmarks" / "README.md"
+    path.write_text("<!-- begin:mesh -->\n<!-- end:mesh -->\n")
+    script("make_tables").main(["--root", str(project)])
+    card = (project / "model_zoo" / f"{NAME}.md").read_text()
+    for text in (path.read_text(), card):
+        assert f"Meshes of `{NAME}` on {HELEN}, long side 640; 2 of 10 faces missed:" in text
+        assert "| mesh | 10 | 2 | 1.23 | 2.00 | 2.50 |" in text
+        assert "| five points, its mesh | 10 | 2 | 3.12 | 62.00 | 62.00 | 71.00 | 71.00 | 3.00 | 3.00 | - | - |" in text
+        assert "| five points, some_net on labelled boxes | 10 | 2 | 3.12 |" in text
+        assert "| its mesh | 10 | 2 | 3.46 | 3.00 | 4.00 | 3.30 | .03 ± .01 | .03 ± .01 | - ± - |" in text
+        assert "| mesh | 10 | 2 | 72.23 | 78.00 | 92.00 | 77.00 |" in text
+    del (result := mesh())["parts"]
+    (folder / f"{NAME}-helen.json").write_text(json.dumps(result))
+    with pytest.raises(DataError, match="not a result of mesh, 'parts' is missing"):
+        script("make_tables").main(["--root", str(project)])
 
 
 def test_a_detector_without_pose_has_rows_from_its_points_and_no_metric(script, project):

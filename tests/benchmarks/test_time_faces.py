@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 MODEL = "maskface_mobilenet0.25_fc26"
+MESHED = "retinaface_mobilenet0.25_mesh468_fc26"
 
 
 @pytest.fixture
@@ -22,12 +23,44 @@ def test_both_ways_work_on_as_many_faces_as_asked_for(module, tmp_path, capsys):
     result = json.loads(out.read_text())
     assert [(one["threads"], one["faces"]) for one in result["runs"]] == [(1, 1), (1, 3)]
     for one in result["runs"]:
-        assert set(one["median_ms"]) == set(module.WAYS) and min(one["median_ms"].values()) > 1
+        assert set(one["median_ms"]) == set(module.WAYS["maskface"]) and min(one["median_ms"].values()) > 1
         assert one["ratio"] == pytest.approx(one["median_ms"]["maskface"] / one["median_ms"]["two_stage"], rel=0.01)
-        assert one["given"] == dict.fromkeys(module.WAYS, one["faces"])
+        assert one["given"] == dict.fromkeys(one["median_ms"], one["faces"])
     assert result["weights"] == "random" and result["size_hw"] == [480, 640] and result["channels"] == 8
     assert "| each further one |" in capsys.readouterr().out
     assert picture.stat().st_size > 10_000
+
+
+def test_meshes_stand_beside_the_same_net_without_them(module, tmp_path):
+    names = {"model": MESHED, "detector": "retinaface_mobilenet0.25_mask"}
+    names |= {"landmarks": "heatmap_mobilenetv2_0.25_sssd_fc26"}
+    ways = module.ways_of(module.build_nets({**names, "channels": None, "weights": None, "root": None}), 3)
+    assert list(ways) == list(module.WAYS["retinaface"])
+    faces = {name: way(module.photo_of(3)) for name, way in ways.items()}
+    assert [len(each) for each in faces.values()] == [3, 3, 3]
+    assert faces["mesh"].mesh.shape == (3, 468, 3) and faces["no_mesh"].mesh is faces["two_stage"].mesh is None
+    medians = {"mesh": 60.0, "no_mesh": 50.0, "two_stage": 40.0}
+    runs = [{"threads": 1, "faces": n, "median_ms": {k: v + n for k, v in medians.items()}, "ratio": 1} for n in (1, 9)]
+    result = {"model": MESHED, "channels": None, "weights": "random", "detector": "d", "landmarks": "l", "runs": runs}
+    result |= {"size_hw": [480, 640], "lines": [{"threads": 1, **module.lines_of(runs)}]}
+    result |= {"paper": module.PAPER["retinaface"], "machine": {"cpu": "a processor", "cores": 2}}
+    text = "\n".join(module.describe(result))
+    assert "| 1 | 9 | 69.0 | 59.0 | 49.0 | 1.00 |" in text and "22.3 ms a photo, P40" in text
+    module.plot(str(tmp_path / "x.png"), result)
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--model retinaface_mobilenet0.25_mask", "expected a MaskFace or a RetinaFace with a mesh"),
+        ("--model retinaface_mobilenet0.25_mesh468_fc26 --channels 8", "--channels is for MaskFace"),
+    ],
+)
+def test_other_models_and_options_are_refused(module, words, message, capsys):
+    with pytest.raises(SystemExit):
+        module.parse_args(words.split())
+    assert message in capsys.readouterr().err
 
 
 def test_the_ratio_is_that_of_turns(module, monkeypatch):
@@ -76,7 +109,7 @@ def test_the_documents_show_the_times_where_there_are_some(module, script, tmp_p
         "size_hw": [480, 640],
         "runs": runs,
         "lines": [{"threads": 2, **module.lines_of(runs)}],
-        "paper": module.PAPER,
+        "paper": module.PAPER["maskface"],
         "machine": {"cpu": "a processor", "cores": 2},
     }
     (tmp_path / "latency" / f"faces_{MODEL}.json").write_text(json.dumps(result))

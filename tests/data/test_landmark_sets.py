@@ -23,7 +23,8 @@ from gluonface.data import (
     without_photos_of,
     write_jsonl,
 )
-from gluonface.data.ibug import read_pts
+from gluonface.data.aflw import frontal_faces
+from gluonface.data.ibug import SOURCES, read_pts
 from gluonface.data.jd106 import centre_most
 from gluonface.errors import DataError, ImageError, InputError, MissingDependencyError
 from gluonface.faces import SCHEMES
@@ -99,6 +100,11 @@ def test_300w_has_its_official_splits_and_counts_pixels_from_one(ibug, tmp_path)
     check_labels(full[0], "68", [19.5, 9.5], [19.5, 9.5, 37.5, 21.5])
     assert full[0].faces.box_from == ["landmarks"]
     written_and_read_back(full, ibug, tmp_path)
+
+
+def test_the_sources_of_a_split_of_300w_are_those_of_its_faces(ibug):
+    for split, sources in SOURCES.items():
+        assert {sample.source for sample in read_300w(ibug, split)} == set(sources)
 
 
 def test_the_test_set_of_300w_is_found_without_its_outer_folder(ibug):
@@ -289,6 +295,14 @@ def test_aflw_follows_the_protocols_order_and_counts_pixels_from_one(save_aflw, 
     hidden = test[0].faces
     assert hidden.attributes[0]["visible"].index(False) == 3 and np.isfinite(hidden.landmarks).all()
     written_and_read_back(test, root, tmp_path)
+
+
+def test_frontal_faces_of_the_test_split_of_aflw_are_those_of_the_split_frontal(save_aflw):
+    test, frontal = (read_aflw(save_aflw(), split) for split in ("test", "frontal"))
+    assert [s.name for s in test if frontal_faces(s.faces).all()] == [s.name for s in frontal]
+    bare = test[0].faces.with_(attributes=[{"blur": 1}])
+    with pytest.raises(DataError, match=r'face 0 of 1: expected the attribute "visible" .*, got \[\'blur\'\]'):
+        frontal_faces(bare)
 
 
 def test_faces_of_aflw_on_one_photo_come_together(save_aflw):

@@ -260,6 +260,18 @@ def test_the_pose_is_printed_where_the_net_gives_it(toy, detect, photo, tmp_path
         assert set(ours) == set(theirs) and ours["pose"] == theirs["pose"]
 
 
+def test_the_mesh_is_printed_where_the_net_gives_it(toy, detect, photo, tmp_path):
+    names = ("scores", "bboxes", "landmarks", "mesh")
+    outputs = tuple(runtime.Output(name, "(B, n)", "a toy's") for name in names)
+    toy.write(tmp_path / "meshes", "detection", [(1, (96, 128))], mesh=True, outputs=outputs)
+    image = photo(300, 420)
+    file = write_ppm(tmp_path / "a.ppm", image)
+    (line,) = lines(detect, tmp_path / "meshes", file)
+    expected = runtime.load(tmp_path / "meshes")(image).to_dict(str(file), "toy_detection")
+    assert np.shape([face["mesh"] for face in expected["faces"]]) == (2, 2, 3)
+    assert_same_faces(line, expected, 1e-3)
+
+
 def test_dense_points_of_a_detector_are_printed_with_the_five(small_kpnet, detect, photo, tmp_path):
     from gluonface.deploy.build import compile_model
 
@@ -353,6 +365,7 @@ def test_wrong_arguments_are_told_with_status_2(detect, toys, arguments, said):
         ("score_thresh 0.5", "score_thresh 0.5\nscore_thresh 0.5", "the key once"),
         ("size 640", "", "the manifest is damaged"),
         ("model toy_detection", "model toy_detection\nsecret 1", "expected a known key"),
+        ("model toy_detection", "model toy_detection\nfaces 5 68 1 8", "a second call for the faces"),
         ("score_thresh 0.5", "score_thresh 0.5\npoints 19", "expected five times five, with points"),
         ("score_thresh 0.5", "score_thresh 0.5\npoints 19" + "\nfive 19" * 5, "expected indices of points in five"),
     ],

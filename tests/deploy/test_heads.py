@@ -90,7 +90,7 @@ def test_detections_are_those_of_the_net(settings, with_pose):
     asked = {"nms_thresh": net.nms_thresh, "nms_topk": net.nms_topk, "post_nms": net.post_nms}
 
     def emit(e, cls, box, landmark, *cells):
-        options = {"pose": inside(*cells)} if cells else {}
+        options = {"more": inside(*cells)} if cells else {}
         anchors = anchors_for(HW, LIGHT_ANCHORS)
         return heads.detections(e, cls, box, landmark, anchors, score_thresh=net.score_thresh, **asked, **options)
 

@@ -186,7 +186,7 @@ def test_what_cannot_be_compiled_is_refused(small_kpnet, tmp_path):
     net, row = small_kpnet((64, 96), head="tags"), find_target("cuda-sm80")
     with pytest.raises(DeployError, match="grouped by tags on processors only"):
         build.module_of(net, buckets_for(net, [64]), row)
-    with pytest.raises(InputError, match="expected a net among FaceDetector, KeypointDetector, .*, got KPNetNetwork"):
+    with pytest.raises(InputError, match="expected a net among FaceDetector, .*, got KPNetNetwork"):
         network = small_kpnet((64, 96)).network
         build.module_of(network, buckets_for(net, [64]), row)
     with pytest.raises(InputError, match="expected box_style with the name of a net, got it with a TagDetector"):

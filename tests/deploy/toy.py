@@ -1,7 +1,8 @@
 """Toy artefacts that obey the contract of compiled ones: built in a second, no weights, and what they find is known.
 
 The detector finds one box around all pixels above 127 of each colour channel: green scores 0.875, red 0.75, blue 0.625;
-with ``pose`` it gives the left, top and right side of the box for angles. The landmark net puts 68 points where its
+with ``pose`` it gives the left, top and right side of the box for angles, with ``mesh`` the first three points for a
+mesh of two vertices. The landmark net puts 68 points where its
 template's five say, moved by as much as the middle of the bright pixels is off the middle of the crop.
 """
 
@@ -71,7 +72,13 @@ def manifest(task: str, buckets, target: dict | None = None, **others) -> runtim
 
 
 def library(
-    folder: Path, task: str, buckets, target: dict | None = None, compiler: str | None = None, pose: bool = False
+    folder: Path,
+    task: str,
+    buckets,
+    target: dict | None = None,
+    compiler: str | None = None,
+    pose: bool = False,
+    mesh: bool = False,
 ) -> Path:
     """A compiled toy; ``buckets`` are (batch, (height, width)), ``compiler`` that of another architecture."""
     import tvm
@@ -86,6 +93,9 @@ def library(
                 outputs = (_detector if task == "detection" else _landmarks)(builder.emit, x, bucket)
                 if pose:
                     outputs.append(builder.emit(relax.op.strided_slice(outputs[1], [2], [0], [3])))
+                if mesh:
+                    six = builder.emit(relax.op.strided_slice(outputs[2], [2], [0], [6]))
+                    outputs.append(builder.emit(relax.op.reshape(six, (batch, -1, 2, 3))))
                 result = builder.emit_output(relax.Tuple(outputs))
             builder.emit_func_output(result)
     target = tvm.target.Target(target or native())
@@ -98,11 +108,21 @@ def library(
 
 
 def write(
-    out: Path, task: str, buckets, *, target=None, compiler=None, runtime_libs=None, as_zip=False, pose=False, **others
+    out: Path,
+    task: str,
+    buckets,
+    *,
+    target=None,
+    compiler=None,
+    runtime_libs=None,
+    as_zip=False,
+    pose=False,
+    mesh=False,
+    **others,
 ):
     """A whole toy artefact at ``out``; ``others`` replace fields of the manifest."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    path = library(out.parent, task, buckets, target, compiler, pose)
+    path = library(out.parent, task, buckets, target, compiler, pose, mesh)
     return artifact.write_artifact(out, path, manifest(task, buckets, target, **others), runtime_libs, as_zip)
 
 

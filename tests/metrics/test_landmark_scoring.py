@@ -10,6 +10,7 @@ from gluonface.errors import InputError
 from gluonface.faces import SCHEMES
 from gluonface.metrics import (
     area_under_ced,
+    best_proposals,
     ced_curve,
     evaluate_landmarks,
     label_sizes,
@@ -209,12 +210,40 @@ def test_the_area_is_that_under_the_curve():
     assert np.isnan(area_under_ced(np.zeros(0)))
 
 
+def test_95_per_cent_of_all_faces_lie_within_ced_95():
+    def ced_95(lengths, missed):
+        predicted = moved(FACE_5, *lengths)
+        predicted[:missed] = NAN
+        return evaluate_landmarks(predicted, truth_5(len(lengths)), "5", np.full(len(lengths), 100.0)).ced_95
+
+    assert ced_95(range(1, 21), 0) == pytest.approx(0.19)
+    assert ced_95(range(1, 21), 1) == pytest.approx(0.20)  # the missed one lies beyond the 19 others
+    assert ced_95(range(1, 21), 2) == np.inf
+    assert ced_95([3], 0) == pytest.approx(0.03)
+
+
+def test_the_most_confident_of_the_detections_that_overlap_a_face_stands_for_it():
+    truth = np.array([[0, 0, 10, 10], [100, 0, 110, 10], [50, 0, 60, 10.0]])
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 14], [0, 0, 10, 30], [100, 0, 110, 20], [70, 0, 80, 10.0]])
+    scores = np.array([0.3, 0.6, 0.9, 0.2, 1.0])
+    # Overlaps with the first face: 1, .71 and exactly 1/3, with the second exactly 1/2.
+    assert best_proposals(boxes, scores, truth, 0.3).tolist() == [2, 3, -1]
+    assert best_proposals(boxes, scores, truth, 0.4).tolist() == [1, 3, -1]
+    assert best_proposals(boxes, scores, truth, 0.5).tolist() == [1, -1, -1]
+    assert best_proposals(boxes, scores, truth, 0.8).tolist() == [0, -1, -1]
+
+
+def test_without_detections_all_faces_are_missed_and_without_faces_none():
+    assert best_proposals(np.zeros((0, 4)), np.zeros(0), np.array([[0, 0, 1, 1.0]]), 0.3).tolist() == [-1]
+    assert best_proposals(np.array([[0, 0, 1, 1.0]]), np.ones(1), np.zeros((0, 4)), 0.3).shape == (0,)
+
+
 def test_a_result_is_plain_numbers():
     scores = evaluate_landmarks(moved(FACE_5, 2, 4), truth_5(2), "5", [100, 100])
     result = json.loads(json.dumps(scores.to_dict()))
     assert result["nme"] == pytest.approx(0.03)
     assert set(result) == {
-        *("nme", "auc", "failure_rate", "threshold", "nme_percentiles", "nme_groups", "faces", "missed")
+        *("nme", "auc", "failure_rate", "threshold", "ced_95", "nme_percentiles", "nme_groups", "faces", "missed")
     }
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from gluonface._compat import mx
 from gluonface.errors import WeightsError
+from gluonface.facts import ModelFacts
 from gluonface.model_zoo import get_model, model_facts
 
 NAME = "retinaface_mobilenet0.25_widerface"
@@ -38,6 +39,37 @@ def test_published_weights_load_by_name_and_a_better_net_replaces_the_file(scrip
     assert second.sha256 != first.sha256 and second.terms == "None."
     get_model(NAME, pretrained=True, root=zoo)
     assert sorted(p.name for p in zoo.iterdir()) == sorted([f"{NAME}.json", second.file])
+
+
+def levels(net):
+    """Areas from which on boxes are looked at in the next level, which k0 sets."""
+    return net.network.keypoint_head.align.areas
+
+
+def test_options_that_a_net_was_trained_with_come_back_with_its_weights_alone(script, tmp_path):
+    name, zoo, facts, run = "maskface_mobilenet0.25_fc26", tmp_path / "zoo", tmp_path / "facts.json", tmp_path / "run"
+    zoo.mkdir()
+    run.mkdir()
+    facts.write_text(json.dumps(FACTS))
+    net = get_model(name, channels=8, k0=2.0)
+    net.initialize(mx.init.Normal(0.1))
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    net.save_parameters(str(run / "best.params"))
+    words = [name, "--run", str(run), "--facts", str(facts), "--zoo", str(zoo)]
+    with pytest.raises(WeightsError, match="do not fit"):
+        script.main(words)
+    script.main([*words, "--channels", "8", "--k0", "2"])
+
+    known = model_facts(name, zoo)
+    assert known.options == {"channels": 8, "k0": 2} and ModelFacts.from_dict(known.to_dict()) == known
+    back = get_model(name, pretrained=True, root=zoo)
+    assert back.facts.params == known.params == net.facts.params
+    assert levels(back) == levels(net)
+    # Without the weights it is the model's own net, and options that are asked for go before those of the weights.
+    own = get_model(name, root=zoo)
+    assert levels(own) == levels(get_model(name)) != levels(net)
+    assert own.facts.options == {} and own.facts.params == get_model(name).facts.params > known.params
+    assert levels(get_model(name, pretrained=True, root=zoo, k0=3.0)) == levels(own)
 
 
 def test_weights_of_another_model_are_not_published(script, tmp_path):

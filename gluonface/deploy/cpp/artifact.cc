@@ -221,6 +221,10 @@ void read_line(Line& line, Manifest& manifest) {
         std::vector<int> part{line.count(0)};
         while (line.more()) part.push_back(line.count(0));
         manifest.five.push_back(part);
+    } else if (key == "faces") {
+        throw Error(manifest.model +
+                    ": finds landmarks with a second call for the faces, which this program cannot make; use Python's "
+                    "gluonface.deploy.runtime, or compile the net without keypoints");
     } else {
         line.wrong("a known key");
     }

@@ -100,6 +100,14 @@ std::string quoted(const std::string& text) {
     return out + '"';
 }
 
+std::string mesh_json(const std::vector<Vertex>& mesh) {
+    std::string out;
+    for (const Vertex& v : mesh) {
+        out += (out.empty() ? "[" : ", [") + number(v.x) + ", " + number(v.y) + ", " + number(v.z) + "]";
+    }
+    return "[" + out + "]";
+}
+
 std::string points_json(const std::vector<Point>& points) {
     std::string out;
     for (const Point& p : points) {
@@ -159,11 +167,19 @@ std::vector<Face> Detector::operator()(const Image& photo) {
                 name(), "landmarks (B, n, 2K)");
         num_points = static_cast<std::size_t>(outputs[2].shape[2]) / 2;
     }
-    const bool has_pose = outputs.size() > 3;
+    // A mesh (B, n, V, 3) has an axis more than anything else.
+    const bool has_mesh = outputs.size() > 3 && outputs.back().shape.size() == 4;
+    const bool has_pose = outputs.size() > (has_mesh ? 4 : 3);
     if (has_pose) {
         require(outputs[3].shape.size() == 3 && static_cast<std::size_t>(outputs[3].shape[1]) == count &&
                     outputs[3].shape[2] == 3,
                 name(), "pose (B, n, 3)");
+    }
+    std::size_t num_vertices = 0;
+    if (has_mesh) {
+        const Array& mesh = outputs.back();
+        require(static_cast<std::size_t>(mesh.shape[1]) == count && mesh.shape[3] == 3, name(), "mesh (B, n, V, 3)");
+        num_vertices = static_cast<std::size_t>(mesh.shape[2]);
     }
     std::vector<Face> faces;
     for (std::size_t i = 0; i < count; ++i) {
@@ -193,6 +209,13 @@ std::vector<Face> Detector::operator()(const Image& photo) {
             // A letterbox shifts and scales: no angle changes.
             const float* angles = outputs[3].values.data() + 3 * i;
             face.pose = Pose{angles[0], angles[1], angles[2]};
+        }
+        for (std::size_t v = 0; v < num_vertices; ++v) {
+            const float* vertex = outputs.back().values.data() + (i * num_vertices + v) * 3;
+            const Point place = rounded(box.to_photo({vertex[0], vertex[1]}));
+            // Depth is scaled as the width is.
+            const double depth = vertex[2] / box.scale_x;
+            face.mesh.push_back({static_cast<float>(place.x), static_cast<float>(place.y), static_cast<float>(depth)});
         }
         faces.push_back(std::move(face));
     }
@@ -302,6 +325,7 @@ std::string to_json(const std::string& path, const Image& photo, const std::stri
                number(face.y2) + "], \"score\": " + number(face.score);
         if (!face.five.empty()) out += ", \"landmarks5\": " + points_json(face.five);
         if (!face.landmarks.empty()) out += ", \"landmarks\": " + points_json(face.landmarks);
+        if (!face.mesh.empty()) out += ", \"mesh\": " + mesh_json(face.mesh);
         if (face.pose) {
             out += ", \"pose\": {\"yaw\": " + number(face.pose->yaw) + ", \"pitch\": " + number(face.pose->pitch) +
                    ", \"roll\": " + number(face.pose->roll) + "}";

@@ -16,6 +16,11 @@ struct Pose {
     float yaw = 0, pitch = 0, roll = 0;
 };
 
+// A vertex of a mesh in pixels of the photo, z from the tip of the nose, smaller nearer to the camera.
+struct Vertex {
+    float x = 0, y = 0, z = 0;
+};
+
 // In pixels of the photo.
 struct Face {
     float x1 = 0, y1 = 0, x2 = 0, y2 = 0;
@@ -25,6 +30,7 @@ struct Face {
     std::vector<Point> five;
     std::vector<Point> landmarks;
     std::optional<Pose> pose;  // where the net gives it
+    std::vector<Vertex> mesh;  // empty where the net gives none
 };
 
 class Detector {

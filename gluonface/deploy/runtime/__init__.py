@@ -8,7 +8,18 @@
 from .analyzer import CompiledAnalyzer, CompiledLandmarks, load
 from .libraries import find_runtime_libraries
 from .machine import LEVELS, architecture, cpu_features, features_of
-from .manifest import FORMAT, Bucket, FileEntry, Manifest, Output, Schedules, Target, is_safe_name, parse_manifest
+from .manifest import (
+    FORMAT,
+    Bucket,
+    FaceFunctions,
+    FileEntry,
+    Manifest,
+    Output,
+    Schedules,
+    Target,
+    is_safe_name,
+    parse_manifest,
+)
 from .module import Module, aligned_empty
 from .reader import Artifact, cache_folder, open_artifact, sha256_of
 
@@ -19,6 +30,7 @@ __all__ = [
     "Bucket",
     "CompiledAnalyzer",
     "CompiledLandmarks",
+    "FaceFunctions",
     "FileEntry",
     "Manifest",
     "Module",

@@ -155,6 +155,7 @@ class CompiledAnalyzer(_Compiled, Analyzer):
                 f"gives nothing, got {self.score_thresh}; compile it again with a lower one"
             )
         self.module = module
+        self._has_mesh = manifest.outputs[-1].name == "mesh"
         _tell_licence(manifest)
 
     @property
@@ -164,8 +165,17 @@ class CompiledAnalyzer(_Compiled, Analyzer):
             f"{self.module.manifest.target.name or self.module.manifest.target.mcpu}, {self.module.threads} thread(s)"
         )
 
+    def _forward(self, canvases: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        bucket = self.module.manifest.bucket(len(canvases), canvases[0].shape[:2])
+        return self.module.run(bucket, canvases, self.score_thresh)
+
     def _collect(self, handle: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         scores, *rest = handle
+        if self._has_mesh:
+            mesh = handle[-1]
+            if mesh.ndim != 4 or mesh.shape[-1] != 3:
+                raise DeployError(f"{self.facts.name}: expected mesh (B, n, V, 3), the library gave {mesh.shape}")
+            rest[-1] = mesh.reshape(*mesh.shape[:2], 3 * mesh.shape[2])
         # One class: a row is a face or padding.
         ids = np.where(scores >= 0, np.float32(0), np.float32(-1))
         return (ids[..., None], scores[..., None], *rest)

@@ -18,12 +18,26 @@ from ...errors import DeployError, InputError
 from ...faces import SCHEMES
 from ...facts import ModelFacts
 
-__all__ = ["FORMAT", "LIBRARY", "Bucket", "FileEntry", "Manifest", "Output", "Schedules", "Target", "parse_manifest"]
+__all__ = [
+    "FORMAT",
+    "LIBRARY",
+    "Bucket",
+    "FaceFunctions",
+    "FileEntry",
+    "Manifest",
+    "Output",
+    "Schedules",
+    "Target",
+    "parse_manifest",
+]
 
 #: Version of the layout of an artefact; a reader takes its own only.
 FORMAT = 1
 #: Name of the compiled library.
 LIBRARY = "model.so"
+
+#: What the functions of a detector give, in this order, the first two always.
+DETECTOR_OUTPUTS = ("scores", "bboxes", "landmarks", "pose", "mesh")
 
 #: Larger manifests are refused unread.
 MAX_MANIFEST_BYTES = 2**20
@@ -61,6 +75,33 @@ class Bucket:
     def shape(self) -> tuple[int, int, int, int]:
         """Of its input."""
         return (self.batch, *self.size_hw, 3)
+
+
+@dataclass(frozen=True)
+class FaceFunctions:
+    """Functions that look at the faces that were found: for each bucket one for each batch of R faces.
+
+    They take rois (R, 5), image and box xyxy in pixels of the canvas, the image -1 being no face, and the levels, which
+    the bucket's function gives behind scores and boxes, and give points (R, K, 2) in pixels of the canvas.
+
+    Attributes
+    ----------
+    batches : tuple of int
+        R, growing.
+    levels : int
+        How many.
+    num_points : int
+        K.
+    """
+
+    batches: tuple[int, ...]
+    levels: int
+    num_points: int
+
+    @staticmethod
+    def function(bucket: Bucket, batch: int) -> str:
+        """Name of the function of a bucket for so many faces."""
+        return f"{bucket.function}_f{batch}"
 
 
 @dataclass(frozen=True)
@@ -135,6 +176,9 @@ class Manifest:
         Every file but the manifest itself; filled in by the writer.
     format : int
         `FORMAT`.
+    faces : FaceFunctions, optional
+        Of a detector that finds landmarks by looking at faces once more. The landmarks among its outputs are theirs.
+        Other manifests do not have the key.
     """
 
     facts: ModelFacts
@@ -147,6 +191,7 @@ class Manifest:
     schedules: Schedules
     files: dict[str, FileEntry] = field(default_factory=dict)
     format: int = FORMAT
+    faces: FaceFunctions | None = None
 
     @property
     def model(self) -> str:
@@ -178,7 +223,10 @@ class Manifest:
         """Plain values ready for JSON; `from_dict` is the inverse."""
         # What people look for comes first, though the facts say it, too.
         first = {key: getattr(self.facts, name) for key, name in _FROM_FACTS.items()}
-        return {"format": self.format, **first, **dataclasses.asdict(self), "facts": self.facts.to_dict()}
+        values = {"format": self.format, **first, **dataclasses.asdict(self), "facts": self.facts.to_dict()}
+        if self.faces is None:
+            del values["faces"]
+        return values
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
@@ -188,7 +236,8 @@ class Manifest:
         """The text of ``manifest.txt``: a key and its values a line, ``format`` first.
 
         Keys: format, model, task, architecture, features (flags that the code needs), library (name, bytes, SHA-256),
-        size, bucket (function, batch, height, width; one line each); of a detector score_thresh; of a landmark net
+        size, bucket (function, batch, height, width; one line each); of a detector score_thresh, and faces (levels,
+        points, batches) where it has functions that look at faces; of a landmark net
         template (five x, y in shares of the crop's side); of both, where there are dense points, scheme, points (their
         number) and five lines five (indices of the points whose mean is that one).
         """
@@ -206,6 +255,9 @@ class Manifest:
         lines += [f"bucket {b.function} {b.batch} {b.size_hw[0]} {b.size_hw[1]}" for b in self.buckets]
         if self.task == "detection":
             lines.append(f"score_thresh {float(self.facts.score_thresh)!r}")
+            if self.faces is not None:
+                numbers = (self.faces.levels, self.faces.num_points, *self.faces.batches)
+                lines.append(f"faces {' '.join(map(str, numbers))}")
         else:
             template = [repr(float(value)) for point in self.facts.template for value in point]
             lines.append(f"template {' '.join(template)}")
@@ -238,7 +290,9 @@ class Manifest:
                 f"{where}: expected format {FORMAT}, got {values.get('format')!r:.80}: made by another version of "
                 f"gluonface ({_told(values)}); compile it again, or install that version"
             )
-        check.keys(values, "", {f.name for f in dataclasses.fields(cls)} | set(_FROM_FACTS))
+        names = {f.name for f in dataclasses.fields(cls)} | set(_FROM_FACTS)
+        has_faces = isinstance(values, Mapping) and "faces" in values
+        check.keys(values, "", names if has_faces else names - {"faces"})
         manifest = cls(
             facts=check.facts(values),
             weights_sha256=check.sha256(values, "weights_sha256"),
@@ -249,6 +303,7 @@ class Manifest:
             versions=check.texts(values, "versions"),
             schedules=check.schedules(check.mapping(values, "schedules")),
             files={name: check.file(name, entry) for name, entry in check.mapping(values, "files").items()},
+            faces=check.faces(values) if has_faces else None,
         )
         manifest._check_sense(check)
         return manifest
@@ -261,8 +316,15 @@ class Manifest:
         if len(set(self.buckets)) != len(self.buckets):
             check.wrong("buckets", "each shape once", [b.function for b in self.buckets])
         names = [output.name for output in self.outputs]
-        if names[:2] != (["scores", "bboxes"] if self.task == "detection" else ["landmarks", "scores"]):
-            check.wrong("outputs", "scores, bboxes, ... of a detector; landmarks, scores of a landmark net", names)
+        if self.task == "landmarks" and names[:2] != ["landmarks", "scores"]:
+            check.wrong("outputs", "landmarks, scores of a landmark net", names)
+        in_order = [name for name in DETECTOR_OUTPUTS if name in names]
+        if self.task == "detection" and (names != in_order or names[:2] != ["scores", "bboxes"]):
+            check.wrong(
+                "outputs", f"{', '.join(DETECTOR_OUTPUTS)} of a detector, from the third on where it gives them", names
+            )
+        if self.faces is not None and names != ["scores", "bboxes", "landmarks"]:
+            check.wrong("outputs", "scores, bboxes, landmarks of a detector with functions for faces", names)
         if self.facts.scheme not in SCHEMES and (self.task == "landmarks" or self.facts.scheme is not None):
             check.wrong("facts.scheme", f"one of {', '.join(SCHEMES)}", self.facts.scheme)
         if self.task == "landmarks":
@@ -369,6 +431,16 @@ class _Checker:
         if not _FUNCTION.fullmatch(function) or bucket != Bucket.of(batch, bucket.size_hw):
             self.wrong(f"{prefix}.function", Bucket.of(batch, bucket.size_hw).function, function)
         return bucket
+
+    def faces(self, values: Mapping) -> FaceFunctions:
+        values = self.mapping(values, "faces")
+        self.keys(values, "faces", FaceFunctions)
+        batches = self.list(values, "batches", "faces.")
+        counted = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in batches)
+        if not batches or not counted or list(batches) != sorted(set(batches)):
+            self.wrong("faces.batches", "numbers of faces, growing", batches)
+        levels, num_points = (self.count(values, key, "faces.") for key in ("levels", "num_points"))
+        return FaceFunctions(tuple(batches), levels, num_points)
 
     def output(self, values, prefix: str) -> Output:
         self.keys(values, prefix, Output)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...analysis import cut_batches
 from ...errors import DeployError, InputError
 from . import libraries
 from .manifest import Bucket, Manifest
@@ -68,6 +69,8 @@ class Module:
         try:
             self._executable = self._ffi.load_module(str(artifact.library))
             names = {b.function for b in self.manifest.buckets}
+            if (faces := self.manifest.faces) is not None:
+                names |= {faces.function(b, n) for b in self.manifest.buckets for n in faces.batches}
             machine = self._machine()
             missing = sorted(name for name in names if not machine.implements_function(name))
         # Whatever TVM raises: its own errors are registered under names of Python's built-in ones.
@@ -89,8 +92,10 @@ class Module:
         shapes = ", ".join(bucket.function for bucket in self.manifest.buckets)
         return f"Module({self.manifest.model}, {shapes}, {self.threads} thread{'s' * (self.threads > 1)})"
 
-    def run(self, function: str | Bucket, canvas: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Call one of the functions.
+    def run(
+        self, function: str | Bucket, canvas: np.ndarray | Sequence[np.ndarray], score_thresh: float = 0.0
+    ) -> tuple[np.ndarray, ...]:
+        """Call one of the functions, and where the artefact has functions for faces, those of the faces it finds.
 
         Parameters
         ----------
@@ -98,6 +103,8 @@ class Module:
             Of ``manifest.buckets``.
         canvas : (B, H, W, 3) uint8 array, RGB, or a sequence of B arrays (H, W, 3)
             An array from `aligned_empty` is read in place; all else is copied first.
+        score_thresh : float
+            Functions for faces do not look at weaker ones, whose landmarks are then -1.
 
         Returns
         -------
@@ -120,8 +127,8 @@ class Module:
         # TVM makes a pool of threads for each thread that calls it, and never changes its size. A loop of one thread
         # needs none.
         if self.threads > 1 and getattr(_pool, "threads", self.threads) != self.threads:
-            return self._helping().submit(self._run_here, name, canvas).result()
-        return self._run_here(name, canvas)
+            return self._helping().submit(self._run_here, bucket, canvas, score_thresh).result()
+        return self._run_here(bucket, canvas, score_thresh)
 
     def _aligned(self, bucket: Bucket, canvas) -> np.ndarray:
         """The input as compiled code reads it; copied, if it must be, to memory that this thread uses again."""
@@ -148,7 +155,7 @@ class Module:
             place[...] = one
         return copy
 
-    def _run_here(self, name: str, canvas: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _run_here(self, bucket: Bucket, canvas: np.ndarray, score_thresh: float) -> tuple[np.ndarray, ...]:
         libraries.set_threads(self.threads)
         if self.threads > 1:
             _pool.threads = self.threads
@@ -156,11 +163,31 @@ class Module:
         if machine is None:
             machine = self._local.machine = self._machine()
         try:
-            outputs = machine[name](self._ffi.from_dlpack(canvas))
+            outputs = machine[bucket.function](self._ffi.from_dlpack(canvas))
+            faces = self.manifest.faces
+            given = len(outputs) if faces is None else len(outputs) - faces.levels
             # Copied, so that the memory goes back to TVM's pool of it.
-            return tuple(np.array(np.from_dlpack(output)) for output in outputs)
+            results = tuple(np.array(np.from_dlpack(output)) for output in outputs[:given])
+            if faces is None:
+                return results
+            return (*results, self._landmarks(machine, bucket, *results, outputs[given:], score_thresh))
         except Exception as error:
-            raise DeployError(f"{self.manifest.model}: {name} failed: {_first_line(error)}") from error
+            raise DeployError(f"{self.manifest.model}: {bucket.function} failed: {_first_line(error)}") from error
+
+    def _landmarks(self, machine, bucket: Bucket, scores, boxes, levels, score_thresh: float) -> np.ndarray:
+        """Landmarks (B, n, 2K) of the faces of all canvases together; -1 for what is none, too weak or without area."""
+        faces = self.manifest.faces
+        landmarks = np.full((*scores.shape, 2 * faces.num_points), -1, np.float32)
+        there = (scores >= max(score_thresh, 0)) & (boxes[..., 2:] > boxes[..., :2]).all(axis=-1)
+        images, rows = np.nonzero(there)
+        for start, stop, batch in cut_batches(len(rows), faces.batches):
+            found = images[start:stop], rows[start:stop]
+            rois = aligned_empty((batch, 5), np.float32)
+            rois[...] = -1
+            rois[: stop - start, 0], rois[: stop - start, 1:] = found[0], boxes[found]
+            (points,) = machine[faces.function(bucket, batch)](self._ffi.from_dlpack(rois), *levels)
+            landmarks[found] = np.from_dlpack(points)[: stop - start].reshape(stop - start, -1)
+        return landmarks
 
     def _machine(self):
         machine = self._executable["vm_load_executable"]()
