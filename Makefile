@@ -1,5 +1,5 @@
 # make demo    find faces in a photo and in a crowd made of it, pictures in out/demo/
-# make test    the tests            (make test PYTEST_ARGS="-k geometry -x")
+# make test    the tests            (make test PYTEST_ARGS="-k geometry -x"; WORKERS=0: one after another)
 # make lint    style and format     (make format puts them right)
 # make test-arm  compile for AArch64 and run that under emulation (Debian, Ubuntu)
 # make bench   speed of the shipped models, compiled ones beside other engines, and accuracy where the corpus is found,
@@ -64,8 +64,11 @@ $(foreach each,$(LEVELS),$(eval $(call level,$(each))))
 demo: $(READY_demo)
 	$(PY) benchmarks/demo.py --out $(OUT)/demo $(DEMO_ARGS)
 
+# A process a core, each with one thread; a file's tests stay together, as what they make is made once a process.
+WORKERS ?= $(CORES)
+
 test: $(READY_test)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 test-arm: $(READY_test)
 	PY="$(PY)" OUT="$(OUT)/arm" PYTEST_ARGS="$(PYTEST_ARGS)" sh .ci/arm.sh

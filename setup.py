@@ -29,7 +29,11 @@ EXTRAS = {
     # scikit-image 0.22 carries the photo inside its wheel and installs with NumPy below 2 on Python 3.10 to 3.12
     "demo": ["matplotlib>=3.5", "scikit-image>=0.22,<0.23"],
     # Deployment is tested for real: compiled by TVM, tuned over RPC, exported nets run by onnxruntime
-    "test": [*_TUNE, "onnxruntime>=1.17", "pytest>=7", "ruff==0.17.6", "scipy>=1.8", "setuptools>=65", "wheel"],
+    "test": [
+        *_TUNE,
+        *("onnxruntime>=1.17", "pytest>=7", "pytest-xdist>=3.3"),
+        *("ruff==0.17.6", "scipy>=1.8", "setuptools>=65", "wheel"),
+    ],
 }
 
 setup(

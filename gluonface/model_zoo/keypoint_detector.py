@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from .._compat import mx
 from ..box_mapping import BoxMapping, default_box_mapping
 from ..decode import KPNET_SCALES, SCORE_POINTS
 from ..errors import InputError
@@ -136,6 +137,24 @@ class MapDetector(PartlyUsed, ZooBlock):
         # These numbers are part of the graph.
         self.search._clear_cached_op()
         self._clear_cached_op()
+
+    def forward(self, x, *args):
+        """See `hybrid_forward`.
+
+        Raises
+        ------
+        InputError
+            The images have fewer cells than faces are looked at.
+        """
+        if isinstance(x, mx.nd.NDArray):
+            height, width = x.shape[2:]
+            cells = -(-height // self.stride) * -(-width // self.stride)
+            if cells < self.nms_topk:
+                raise InputError(
+                    f"{self.facts.name}: expected images of at least {self.nms_topk} cells of {self.stride}x{self.stride} "
+                    f"pixels, one for each face looked at (nms_topk), got {width}x{height} pixels; enlarge or pad them"
+                )
+        return super().forward(x, *args)
 
     def set_box_mapping(self, mapping: BoxMapping) -> None:
         """Take another box convention, such as `train/fit_box_mapping.py` writes; it is saved with the weights."""

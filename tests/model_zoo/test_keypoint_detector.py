@@ -17,6 +17,7 @@ from gluonface.decode import (
     square_soft_argmax,
     squares_about,
 )
+from gluonface.errors import InputError
 from gluonface.facts import ModelFacts
 from gluonface.geometry import FIVE_IN_BOX, nms
 from gluonface.model_zoo.keypoint_detector import KeypointDetector
@@ -72,6 +73,15 @@ def test_faces_are_those_of_the_numpy_decoders(hybrid, reader, rng):
         np.testing.assert_allclose(boxes[b, :count], own_boxes[keep], atol=0.05)
         np.testing.assert_allclose(landmarks[b, :count], points[keep].reshape(count, -1), atol=0.05)
         assert (scores[b, count:] == -1).all() and (boxes[b, count:] == -1).all()
+
+
+@pytest.mark.parametrize("hybrid", [False, True], ids=["imperative", "hybridized"])
+def test_an_image_with_fewer_cells_than_faces_are_looked_at_is_refused(hybrid):
+    net = detector(hybrid=hybrid)
+    with pytest.raises(InputError, match=r"at least 100 cells of 2x2 pixels.* got 20x18 pixels"):
+        net(mx.nd.zeros((1, 65, 18, 20)))
+    net.set_nms(nms_topk=90)
+    assert net(mx.nd.zeros((1, 65, 18, 20)))[1].shape == (1, 90, 1)
 
 
 def test_faces_can_be_scored_by_their_proposals_alone():
