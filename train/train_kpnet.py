@@ -90,6 +90,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--focal", action="store_true", help="what is nearly right counts less in the maps' loss (quality focal loss)"
     )
     loss.add_argument("--points-weight", type=float, default=1.0, help="of the points")
+    loss.add_argument(
+        "--response-weight",
+        type=float,
+        default=0.0,
+        help="of the response map itself, a point in one cell, beside the points that soft-argmax reads from it; ours: "
+        "it learns sooner what a point looks like (0: none, the paper)",
+    )
     loss.add_argument("--tags-weight", type=float, default=1.0, help="of the points' tags, with tags")
     loss.add_argument(
         "--sigma", type=float, default=SCALE_SIGMA, help="of the scale map's Gaussian, in its radii (eq. 3)"
@@ -101,7 +108,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     add_anchor_arguments(loss)
     add_training_arguments(parser, PAPER)
     parser.set_defaults(data_shape=256, val_size=256, min_face=4.0)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.response_weight and (args.reader != "soft" or args.head != "keypoints"):
+        parser.error("--response-weight goes with points read by soft-argmax: others learn the map alone, or have none")
+    return args
 
 
 def build_net(args: argparse.Namespace):
@@ -110,7 +120,7 @@ def build_net(args: argparse.Namespace):
     net.initialize(mx.init.MSRAPrelu(slope=0))
     if args.start:
         load_start(net, args.start)
-    if args.box_mapping:
+    if args.box_mapping and args.head != "anchors":  # whose boxes are learnt
         net.set_box_mapping(read_box_mapping(args.box_mapping))
     net.network(mx.nd.zeros((1, 3, 64, 64)))
     return net
@@ -141,13 +151,16 @@ def make_views(args: argparse.Namespace, seed: int) -> RetinaFaceSamples:
 
 
 class KeypointLosses:
-    """Scale map, points in squares, and the response map where points are read by argmax."""
+    """Scale map, points in squares, and the response map where points are read by argmax or --response-weight asks for
+    it.
+    """
 
     def __init__(self, args: argparse.Namespace):
         self.by_argmax = args.reader == "argmax"
         self.maps = MapLoss(args.scale_weight, args.focal)
+        self.response = MapLoss(args.scale_weight if self.by_argmax else args.response_weight, args.focal)
         self.points = SquarePointsLoss(args.points_weight)
-        for block in (self.maps, self.points):
+        for block in (self.maps, self.response, self.points):
             block.hybridize(static_alloc=True)
 
     def __call__(self, net, x, scale_targets, squares, place_targets, place_masks, *others):
@@ -155,8 +168,10 @@ class KeypointLosses:
         *response_targets, normaliser = others
         scale_map, maps = net.network(x)
         parts = {"scale": self.maps(scale_map, scale_targets)}
-        if self.by_argmax:  # an argmax has no gradient: the map itself is learnt
-            return {**parts, "response": self.maps(maps, *response_targets)}
+        if response_targets:
+            parts["response"] = self.response(maps, *response_targets)
+        if self.by_argmax:  # which has no gradient: the map itself is learnt
+            return parts
         places = net.network.reader(maps, squares)
         return {**parts, "points": self.points(places, place_targets, place_masks, normaliser)}
 
@@ -214,7 +229,7 @@ def objective(args: argparse.Namespace, net):
         bin_sigma=args.bin_sigma,
         min_face=args.min_face,
         per_face=args.per_face,
-        response_map=args.reader == "argmax",
+        response_map=args.reader == "argmax" or args.response_weight > 0,
     )
     return targets, KeypointLosses(args), (squares_with_points,)
 

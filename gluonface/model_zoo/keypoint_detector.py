@@ -151,8 +151,9 @@ class MapDetector(PartlyUsed, ZooBlock):
             cells = -(-height // self.stride) * -(-width // self.stride)
             if cells < self.nms_topk:
                 raise InputError(
-                    f"{self.facts.name}: expected images of at least {self.nms_topk} cells of {self.stride}x{self.stride} "
-                    f"pixels, one for each face looked at (nms_topk), got {width}x{height} pixels; enlarge or pad them"
+                    f"{self.facts.name}: expected images of at least {self.nms_topk} cells of "
+                    f"{self.stride}x{self.stride} pixels, one for each face looked at (nms_topk), got {width}x{height} "
+                    "pixels; enlarge or pad them"
                 )
         return super().forward(x, *args)
 

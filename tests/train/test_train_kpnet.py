@@ -64,13 +64,14 @@ def _no_curves(monkeypatch):
     ("flags", "parts", "options"),
     [
         ((), {"scale", "points"}, {}),
+        (("--response-weight", "100", "--focal"), {"scale", "points", "response"}, {}),
         (("--reader", "argmax"), {"scale", "response"}, {"reader": "argmax"}),
         (("--reader", "regression"), {"scale", "points"}, {"reader": "regression"}),
         (("--head", "anchors"), {"cls", "box", "landmark"}, {"head": "anchors"}),
         (("--head", "tags"), {"response", "tags"}, {"head": "tags"}),
         (("--whole-photos", "--source-weight", "drawn=2"), {"scale", "points"}, {}),
     ],
-    ids=["soft", "argmax", "regression", "anchors", "tags", "whole photos"],
+    ids=["soft", "response learnt, too", "argmax", "regression", "anchors", "tags", "whole photos"],
 )
 def test_a_run_learns_validates_and_leaves_weights_that_load(script, drawn, tmp_path, flags, parts, options):
     validation = ("--train-points", str(drawn / "partial.jsonl"), "--val", str(drawn / "all.jsonl"))
@@ -84,6 +85,20 @@ def test_a_run_learns_validates_and_leaves_weights_that_load(script, drawn, tmp_
     net = get_model(MODEL, **options)
     net.load_parameters(tmp_path / "best.params")
     assert net(mx.nd.zeros((1, 3, 64, 64)))[3].shape[2] == 10
+
+
+def test_anchors_need_no_boxes_from_points(script, drawn, tmp_path):
+    flags = ("--head", "anchors", "--box-mapping", str(tmp_path / "none.json"))
+    assert script.build_net(script.parse_args(arguments(drawn, tmp_path, *flags))).spec
+    with pytest.raises(DataError, match="expected a file of train/fit_box_mapping"):
+        script.build_net(script.parse_args(arguments(drawn, tmp_path, *flags[2:])))
+
+
+@pytest.mark.parametrize("flags", [("--reader", "argmax"), ("--head", "tags")])
+def test_only_soft_argmax_has_the_response_map_learnt_beside_it(script, drawn, tmp_path, flags, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_args(arguments(drawn, tmp_path, "--response-weight", "1", *flags))
+    assert "goes with points read by soft-argmax" in capsys.readouterr().err
 
 
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(script, drawn, tmp_path):
