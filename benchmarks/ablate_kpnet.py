@@ -277,7 +277,9 @@ class Test:
             proposed = most_proposals(other, TOP, self.args.size).stream(sample.image_path for sample in self.crowd)
             recall = recall_at_top(match_photos(proposed, [sample.faces for sample in self.crowd]), TOP)
         return {
-            **{key: crowd[key] for key in ("ap50", "ap", "recall_at_1fppi")},
+            **{key: crowd[key] for key in ("ap50", "ap")},
+            # In labelled boxes all faces have the same score, of which no threshold leaves one false positive a photo.
+            "recall_at_1fppi": None if row.boxes == "labelled" else crowd["recall_at_1fppi"],
             "recall_top100": recall,
             **{key: pointed[key] for key in ("nme5", "nme5_faces", "nme5_missed")},
         }

@@ -106,7 +106,8 @@ def provenance(argv: Sequence[str] | None) -> dict:
     Absolute paths in the command lose their folders: they say nothing to others.
     """
     words = [Path(word).name if Path(word).is_absolute() else word for word in (sys.argv[1:] if argv is None else argv)]
-    script = f"benchmarks/{Path(sys.modules['__main__'].__file__ or 'script').name}"
+    # In an interpreter or a worker of a test run there is no script.
+    script = f"benchmarks/{Path(getattr(sys.modules['__main__'], '__file__', None) or 'script').name}"
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "command": " ".join(["python", script, *words]),

@@ -148,11 +148,11 @@ class MapDetector(PartlyUsed, ZooBlock):
         """
         if isinstance(x, mx.nd.NDArray):
             height, width = x.shape[2:]
-            cells = -(-height // self.stride) * -(-width // self.stride)
-            if cells < self.nms_topk:
+            stride = KPNET_SCALES.stride
+            if -(-height // stride) * -(-width // stride) < self.nms_topk:
                 raise InputError(
                     f"{self.facts.name}: expected images of at least {self.nms_topk} cells of "
-                    f"{self.stride}x{self.stride} pixels, one for each face looked at (nms_topk), got {width}x{height} "
+                    f"{stride}x{stride} pixels, one for each face looked at (nms_topk), got {width}x{height} "
                     "pixels; enlarge or pad them"
                 )
         return super().forward(x, *args)

@@ -29,6 +29,7 @@ def measured_as(ap50=0.9, mae=3.0, nme5=0.04, epochs=6, **changes):
     """What a run's test gives."""
     return {
         "epochs": epochs,
+        "size": 640,
         "seconds": 600.0,
         "ap50": ap50,
         **dict.fromkeys(("ap", "recall_at_1fppi"), 0.5),
@@ -204,6 +205,7 @@ def summary(module, rows, measured):
     return {
         **dict(zip(("model", "start", "epochs", "minutes", "seeds"), ("m", "s", 6, 30, [1, 2]))),
         "domains": {"detection": "streets", "pose": "portraits"},
+        "runs": {label: {str(seed): {"size": 640}} for label, seed in measured},
         "rows": module.summarise(rows, [1, 2], measured, 6),
         "pose_loss": module.pose_loss(rows, [1, 2], measured, 6),
     }

@@ -126,6 +126,7 @@ def ablation_mos(script):
     }
     row["paper"] = {"easy": 90.11, "medium": 89.31, "hard": 81.64, "mae": 6.49}
     common = {"start": "some_start", "epochs": 6, "minutes": 30, "seeds": [1, 2], "pose_loss": None}
+    common["runs"] = {row["label"]: {"1": {"size": 640}}}
     return {"model": NAME, "domains": {"detection": DOMAIN, "pose": HELEN}, "rows": [row], **common}
 
 
