@@ -38,8 +38,7 @@ from ablation import (
     cell,
     cut_short_in_words,
     draw_figures,
-    epochs_done,
-    measured_once,
+    measured_run,
     most_proposals,
     parse_with_passed_on,
     passed_on,
@@ -47,7 +46,6 @@ from ablation import (
     runs_in_words,
     runs_of,
     schedule,
-    seconds_of,
     summary_of,
     tabulate,
 )
@@ -259,12 +257,9 @@ class Test:
 
     def __call__(self, row: Row, folder: Path) -> dict:
         """Figures of a row, from the run in a folder, measured once and kept there."""
-        about = {"epochs": epochs_done(folder), "size": self.args.size, "domains": self.domains}
-        return measured_once(
-            folder / f"test-{row.name}.json",
-            about,
-            lambda: {"seconds": seconds_of(folder), **self.figures(row, folder / "last.params")},
-        )
+        weights = folder / "last.params"
+        figures = lambda: self.figures(row, weights)  # noqa: E731
+        return measured_run(folder, self.args.size, self.domains, figures, f"test-{row.name}")
 
     def figures(self, row: Row, weights: Path) -> dict:
         """All figures of a row; where labelled boxes stand in the place of proposals, those have no recall."""

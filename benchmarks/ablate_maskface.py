@@ -40,15 +40,13 @@ from ablation import (
     cell,
     cut_short_in_words,
     draw_figures,
-    epochs_done,
-    measured_once,
+    measured_run,
     parse_with_passed_on,
     passed_on,
     row_trainer,
     runs_in_words,
     runs_of,
     schedule,
-    seconds_of,
     shown_keys,
     summary_of,
     tabulate,
@@ -195,13 +193,8 @@ class Test:
 
     def __call__(self, row: Row, folder: Path) -> dict:
         """Figures of the run in a folder, measured once and kept there."""
-        about = {"epochs": epochs_done(folder), "size": self.args.size, "domains": self.domains}
-
-        def measure() -> dict:
-            net = self.net(row, folder / "last.params")
-            return {"seconds": seconds_of(folder), **self.figures(net)}
-
-        return measured_once(folder / "test.json", about, measure)
+        weights = folder / "last.params"
+        return measured_run(folder, self.args.size, self.domains, lambda: self.figures(self.net(row, weights)))
 
     def net(self, row: Row, weights: Path):
         """A row's net with the weights of a run."""

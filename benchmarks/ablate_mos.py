@@ -41,18 +41,17 @@ from ablation import (
     cut_short_in_words,
     draw_figures,
     each_seed,
-    epochs_done,
     in_words,
-    measured_once,
+    measured_run,
     parse_with_passed_on,
     passed_on,
     row_trainer,
     runs_in_words,
     runs_of,
     schedule,
-    seconds_of,
     summary_of,
     tabulate,
+    trained_net,
     whole,
 )
 from common import (
@@ -63,13 +62,12 @@ from common import (
     run,
     save_figure,
 )
-from detectors import LOW_SCORE, match_faces
-from eval_pose import Truth, gathered, on_boxes, photos, read_labelled
+from detectors import LOW_SCORE, match_faces, read_photos
+from eval_pose import Truth, on_boxes, posed_part, read_labelled
 
-from gluonface import FaceAnalyzer, get_model
+from gluonface import FaceAnalyzer
 from gluonface.data import read_jsonl
 from gluonface.metrics import YAW_BINS, evaluate_detections
-from gluonface.training.detection import load_start
 
 SHARED, STITCH = "--head=shared", "--head=stitch"
 FIXED, NO_FEEDBACK = "--fixed-weights", ("--stitch-below=0", "--mine-every=0")
@@ -207,16 +205,11 @@ class Test:
 
     def __call__(self, row: Row, folder: Path) -> dict:
         """Figures of the run in a folder, measured once and kept there."""
-        about = {"epochs": epochs_done(folder), "size": self.args.size, "domains": self.domains}
 
-        def measure() -> dict:
-            net = get_model(self.args.model, **row.net_options)
-            load_start(net, self.args.start)  # mean and std are those that the run started from
-            net.load_parameters(str(folder / "last.params"))
-            net.hybridize()
-            return {"seconds": seconds_of(folder), **self.figures(net, row.with_pose)}
+        def figures() -> dict:
+            return self.figures(trained_net(folder, self.args.model, self.args.start, **row.net_options), row.with_pose)
 
-        return measured_once(folder / "test.json", about, measure)
+        return measured_run(folder, self.args.size, self.domains, figures)
 
     def figures(self, net, with_pose: bool) -> dict:
         """All figures of a net; those of a pose that it has not learnt are None."""
@@ -226,9 +219,9 @@ class Test:
             analyzer.stream(sample.image_path for sample in self.crowd), [sample.faces for sample in self.crowd]
         )
         analyzer = FaceAnalyzer(net, size=size, batch_size=8)
-        detections = list(analyzer.stream(photos(self.posed)))
+        detections = list(analyzer.stream(read_photos(self.posed)))
         matched = match_faces(self.posed, detections)
-        boxes, pose = (gathered("the net", self.posed, matched, detections, part) for part in ("boxes", "pose"))
+        boxes, pose = (posed_part("the net", self.posed, matched, detections, part) for part in ("boxes", "pose"))
         end_to_end = truth.figures(pose if with_pose else None, np.isfinite(boxes).all(axis=1))
         one_view = argparse.Namespace(scales=None, multi_scale=False, flip=False)
         told = on_boxes("the net", analyzer, one_view, self.posed, truth)

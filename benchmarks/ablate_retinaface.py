@@ -46,18 +46,17 @@ from ablation import (
     cut_short_in_words,
     draw_figures,
     each_seed,
-    epochs_done,
-    measured_once,
+    measured_run,
     parse_with_passed_on,
     passed_on,
     row_trainer,
     runs_in_words,
     runs_of,
     schedule,
-    seconds_of,
     shown_keys,
     summary_of,
     tabulate,
+    trained_net,
     whole,
 )
 from common import (
@@ -68,9 +67,9 @@ from common import (
     run,
     save_figure,
 )
-from detectors import LOW_SCORE, match_faces
+from detectors import LOW_SCORE, match_faces, spread
 
-from gluonface import FaceAnalyzer, Faces, get_model
+from gluonface import FaceAnalyzer, Faces
 from gluonface.data import FaceSample, read_jsonl
 from gluonface.data.facejsonl import FaceJsonLines
 from gluonface.errors import DataError
@@ -78,7 +77,6 @@ from gluonface.mesh import load_topology, topology_468
 from gluonface.metrics import MeshScores, evaluate_detections, evaluate_mesh, match_photos
 from gluonface.metrics.scoring import PhotoMatch, summarize
 from gluonface.model_zoo import model_facts
-from gluonface.training.detection import load_start
 
 #: Flags of train/train_retinaface.py that say what a run is.
 OWN_FLAGS = {
@@ -250,16 +248,11 @@ class Test:
 
     def __call__(self, row: Row, folder: Path) -> dict:
         """Figures of the run in a folder, measured once and kept there."""
-        about = {"epochs": epochs_done(folder), "size": self.args.size, "domains": self.domains}
 
-        def measure() -> dict:
-            net = get_model(self.args.model, **row.net_options)
-            load_start(net, self.args.start)  # mean and std are those that the run started from
-            net.load_parameters(str(folder / "last.params"))
-            net.hybridize()
-            return {"seconds": seconds_of(folder), **self.figures(net, row)}
+        def figures() -> dict:
+            return self.figures(trained_net(folder, self.args.model, self.args.start, **row.net_options), row)
 
-        return measured_once(folder / "test.json", about, measure)
+        return measured_run(folder, self.args.size, self.domains, figures)
 
     def figures(self, net, row: Row) -> dict:
         """All figures of a net; of what it has not learnt they are None."""
@@ -292,17 +285,13 @@ def highest_false_positives(matches: Sequence[PhotoMatch]) -> np.ndarray:
 
 def mesh_scores(samples: list[FaceSample], detections: list[Faces], nose_tip: int) -> MeshScores:
     """Errors of the vertices of labelled faces with a mesh, of which there is at least one."""
-    predicted, truth, sizes = [], [], []
-    for sample, found in zip(samples, match_faces(samples, detections)):
-        labels = sample.faces
-        if labels.mesh is not None:
-            meshes = np.full_like(labels.mesh, np.nan)
-            meshes[found.labels] = found.faces.mesh
-            known = ~labels.ignore & np.isfinite(labels.mesh).all(axis=(1, 2))
-            predicted.append(meshes[known])
-            truth.append(labels.mesh[known])
-            sizes.append(labels.face_sizes[known])
-    return evaluate_mesh(*map(np.concatenate, (predicted, truth, sizes)), nose_tip)
+    pairs = [(s, one) for s, one in zip(samples, match_faces(samples, detections)) if s.faces.mesh is not None]
+    meshed, found = map(list, zip(*pairs))
+    labels = [sample.faces for sample in meshed]
+    truth, sizes, ignore = (np.concatenate([getattr(f, k) for f in labels]) for k in ("mesh", "face_sizes", "ignore"))
+    known = ~ignore & np.isfinite(truth).all(axis=(1, 2))
+    predicted = spread(meshed, found, "mesh", truth.shape[1:])
+    return evaluate_mesh(predicted[known], truth[known], sizes[known], nose_tip)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

@@ -14,11 +14,12 @@ from typing import Protocol
 import numpy as np
 from common import ROOT, provenance, read_result, rounded, write_result
 
-from gluonface import FaceAnalyzer
+from gluonface import FaceAnalyzer, get_model
 from gluonface.decode import KPNET_SCALES
 from gluonface.errors import DataError, GluonFaceError
 from gluonface.model_zoo import list_models
 from gluonface.model_zoo.detector import FaceDetector
+from gluonface.training.detection import load_start
 from gluonface.training.log import read_log
 
 # How proposals are counted: suppressed as KPNet's faces are, after so many were looked at.
@@ -326,6 +327,21 @@ def measured_once(path: Path, about: dict, measure: Callable[[], dict]) -> dict:
     result = rounded({**about, **measure()})
     write_result(path, result)
     return result
+
+
+def measured_run(folder: Path, size: int, domains: dict, figures: Callable[[], dict], name: str = "test") -> dict:
+    """`measured_once` of the weights that a run has got to: their ``figures`` on photos of a long side of ``size``."""
+    about = {"epochs": epochs_done(folder), "size": size, "domains": domains}
+    return measured_once(folder / f"{name}.json", about, lambda: {"seconds": seconds_of(folder), **figures()})
+
+
+def trained_net(folder: Path, model: str, start: str, **options):
+    """The net of a run with its last weights; mean and std are those of the detector that it started from."""
+    net = get_model(model, **options)
+    load_start(net, start)
+    net.load_parameters(str(folder / "last.params"))
+    net.hybridize()
+    return net
 
 
 def keep_flags(folder: Path, flags: Sequence[str]) -> None:

@@ -265,7 +265,7 @@ def on_photos(opened: dict, facts, args: argparse.Namespace, figures: dict, agre
     samples = read_jsonl(args.data)[: args.photos]
     found = {}
     for name, engine in opened.items():
-        found[name] = list(engine.stage.stream(read_photos(samples, [None] * len(samples))))
+        found[name] = list(engine.stage.stream(read_photos(samples)))
         scored = evaluate_detections(found[name], [sample.faces for sample in samples])
         figures.setdefault(name, {}).update(ap50=scored["ap50"], ap=scored["ap"])
     shown = {name: [f[f.scores >= facts.score_thresh] for f in faces] for name, faces in found.items()}
@@ -280,7 +280,7 @@ def on_found_faces(opened: dict, args: argparse.Namespace, figures: dict, agree:
     samples = read_jsonl(args.data)[: args.photos]
     detector = FaceAnalyzer(root=args.root)
     faces: dict[str, list] = {name: [] for name in opened}
-    photos = read_photos(samples, [None] * len(samples))
+    photos = read_photos(samples)
     while images := list(itertools.islice(photos, _AT_ONCE)):
         detected = detector(images)
         for name, engine in opened.items():
@@ -295,7 +295,7 @@ def on_labelled_faces(opened: dict, args: argparse.Namespace, figures: dict, agr
     """NME of each engine from labelled boxes, for each source of the data, and its points beside MXNet's."""
     samples = read_labelled(args.landmarks, None, None)[: args.photos]
     points: dict[str, list] = {name: [] for name in opened}
-    photos, start = read_photos(samples, [None] * len(samples)), 0
+    photos, start = read_photos(samples), 0
     while images := list(itertools.islice(photos, _AT_ONCE)):
         boxes = [sample.faces.boxes for sample in samples[start : start + len(images)]]
         start += len(images)

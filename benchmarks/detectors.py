@@ -194,8 +194,9 @@ def _detect_often(analyzer: FaceAnalyzer, image, args: argparse.Namespace) -> Fa
     return detect_multiscale(analyzer, image, sides, flip=args.flip, soft=args.soft_nms)
 
 
-def read_photos(samples: list[FaceSample], turns: list[Affine | None]) -> Iterator[np.ndarray]:
-    for sample, plan in zip(samples, turns):
+def read_photos(samples: list[FaceSample], turns: list[Affine | None] | None = None) -> Iterator[np.ndarray]:
+    """Photos as the data name them, of the size that they say; turned where there are plans."""
+    for sample, plan in zip(samples, turns or [None] * len(samples)):
         image = load_image(sample.image_path)
         if image.shape[:2] != sample.size_hw:
             raise DataError(
@@ -274,3 +275,36 @@ def match_faces(samples: list[FaceSample], detections: list[Faces], iou: float |
         labels, rows = np.array(sorted(pairs), int).reshape(-1, 2).T
         matched.append(Found(faces[rows], labels))
     return matched
+
+
+def gathered(
+    name: str,
+    samples: list[FaceSample],
+    found: list[Found],
+    detections: list[Faces],
+    part: str,
+    shape: tuple[int, ...],
+) -> np.ndarray | None:
+    """A part of the faces found, see `spread`, of ``shape`` where no photo shows one; None where the detector has none.
+
+    Raises
+    ------
+    DataError
+        Some photos' faces have it and others' do not.
+    """
+    given = [getattr(faces, part) for faces in detections if len(faces)]
+    bare = [s.name for s, faces in zip(samples, detections) if len(faces) and getattr(faces, part) is None]
+    if bare and len(bare) < len(given):
+        raise DataError(f"{name}: the faces on {bare[0]} have no {part}, those on other photos do")
+    return None if bare else spread(samples, found, part, given[0].shape[1:] if given else shape)
+
+
+def spread(samples: list[FaceSample], found: list[Found], part: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A part of the faces found, (N, *shape) of all N labelled faces in a row, NaN for those missed."""
+    rows = []
+    for sample, one in zip(samples, found):
+        whole = np.full((len(sample.faces), *shape), np.nan)
+        if len(one.faces):
+            whole[one.labels] = getattr(one.faces, part)
+        rows.append(whole)
+    return np.concatenate(rows)

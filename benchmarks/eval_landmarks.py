@@ -375,14 +375,10 @@ def detect(args: argparse.Namespace, samples: list[FaceSample]) -> list[Faces]:
 def look(analyzer: FaceAnalyzer, args: argparse.Namespace, samples: list[FaceSample]) -> list[Faces]:
     """Faces of each whole photo."""
     if args.short_side is None:
-        found = analyzer.stream(photos(samples))
+        found = analyzer.stream(read_photos(samples))
     else:
-        found = (detect_multiscale(analyzer, photo, [args.short_side], flip=False) for photo in photos(samples))
+        found = (detect_multiscale(analyzer, photo, [args.short_side], flip=False) for photo in read_photos(samples))
     return list(progress(found, len(samples)))
-
-
-def photos(samples: list[FaceSample]):
-    return read_photos(samples, [None] * len(samples))
 
 
 def run_of_file(args: argparse.Namespace, samples: list[FaceSample]) -> Run:
@@ -433,7 +429,7 @@ def seen(args: argparse.Namespace) -> dict:
 def predict(predictor: LandmarkPredictor, samples: list[FaceSample], align: str, found=None) -> list[np.ndarray]:
     """Landmarks (n, K, 2) of the labelled faces of each photo, NaN for those that were not found."""
     points = []
-    reader = iter(progress(photos(samples), len(samples)))
+    reader = iter(progress(read_photos(samples), len(samples)))
     while images := list(itertools.islice(reader, _AT_ONCE)):
         here = slice(len(points), len(points) + len(images))
         if align == "boxes":

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +55,12 @@ from common import (
     zoomed,
 )
 from detectors import (
-    Found,
     add_detector_arguments,
     add_view_arguments,
     build_analyzer,
     check_arguments,
     detect,
+    gathered,
     match_faces,
     read_detections,
     read_photos,
@@ -76,7 +76,6 @@ from gluonface.data import FaceSample, part_labels, read_helen_parts, read_jsonl
 from gluonface.data.facejsonl import attach_meshes
 from gluonface.errors import DataError
 from gluonface.faces import SCHEMES
-from gluonface.geometry import box_area
 from gluonface.image import load_image, save_image
 from gluonface.mesh import (
     PAPER_PARTS,
@@ -116,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         analyzer, name = build_analyzer(args, args.score)
         seen = {**view(args), "score_thresh": analyzer.score_thresh}
-        detections = list(progress(detect(analyzer, photos(samples), args), len(samples)))
+        detections = list(progress(detect(analyzer, read_photos(samples), args), len(samples)))
     found = match_faces(samples, detections)
     meshes = gathered(name, samples, found, detections, "mesh", (topology.num_vertices, 3))
     if meshes is not None:
@@ -215,15 +214,11 @@ def read_samples(args: argparse.Namespace, topology: MeshTopology) -> tuple[list
     return samples, len(removed)
 
 
-def photos(samples: list[FaceSample]) -> Iterator[np.ndarray]:
-    return read_photos(samples, [None] * len(samples))
-
-
 @dataclasses.dataclass(frozen=True)
 class Truth:
     """What is labelled of N faces, of one photo after another; NaN where it is not."""
 
-    boxes: np.ndarray  # (N, 4)
+    sizes: np.ndarray  # (N,) what lengths are divided by
     landmarks5: np.ndarray  # (N, 5, 2), as people set them
     landmarks68: np.ndarray  # (N, 68, 2)
     pose: np.ndarray  # (N, 3)
@@ -235,7 +230,7 @@ class Truth:
         faces = [sample.faces for sample in samples]
         five = [np.where(one.landmarks5_human[:, None, None], one.landmarks5, np.nan) for one in faces]
         dense = [one.landmarks if one.scheme == "68" else np.full((len(one), 68, 2), np.nan) for one in faces]
-        boxes, pose = (np.concatenate([getattr(one, part) for one in faces]) for part in ("boxes", "pose"))
+        sizes, pose = (np.concatenate([getattr(one, part) for one in faces]) for part in ("face_sizes", "pose"))
         shapes = {one.mesh.shape[1:] for one in faces if one.mesh is not None}
         mesh = None
         if shapes:
@@ -243,46 +238,10 @@ class Truth:
             mesh = np.concatenate(
                 [np.full((len(one), *bare), np.nan, np.float32) if one.mesh is None else one.mesh for one in faces]
             )
-        return cls(boxes, np.concatenate(five), np.concatenate(dense), pose.astype(np.float64), mesh)
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(N,) what lengths are divided by."""
-        return np.sqrt(box_area(self.boxes.astype(np.float64)))
+        return cls(sizes, np.concatenate(five), np.concatenate(dense), pose.astype(np.float64), mesh)
 
 
 # ---- predictions -----------------------------------------------------------------------------------------------------
-
-
-def gathered(
-    name: str,
-    samples: list[FaceSample],
-    found: list[Found],
-    detections: list[Faces],
-    part: str,
-    shape: tuple[int, ...],
-) -> np.ndarray | None:
-    """A part of the faces found, of all N labelled faces in a row, NaN for those missed; None where the detector has
-    none.
-
-    Raises
-    ------
-    DataError
-        Some photos' faces have it and others' do not.
-    """
-    given = [getattr(faces, part) for faces in detections if len(faces)]
-    if given and all(one is None for one in given):
-        return None
-    if any(one is None for one in given):
-        raise DataError(f"{name}: the faces on some photos have no {part}, those on others do")
-    shape = given[0].shape[1:] if given else shape
-    rows = []
-    for sample, one in zip(samples, found):
-        whole = np.full((len(sample.faces), *shape), np.nan)
-        if len(one.faces):
-            whole[one.labels] = getattr(one.faces, part)
-        rows.append(whole)
-    return np.concatenate(rows)
 
 
 def on_crops(args: argparse.Namespace, samples: list[FaceSample]) -> dict[str, np.ndarray]:

@@ -56,10 +56,12 @@ from detectors import (
     build_analyzer,
     check_arguments,
     detect,
+    gathered,
     match_faces,
     read_detections,
     read_photos,
     scales,
+    spread,
     view,
     without_threshold,
 )
@@ -106,9 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         analyzer, name = build_analyzer(args, args.score)
         seen = {**view(args), "score_thresh": analyzer.score_thresh}
-        detections = list(progress(detect(analyzer, photos(samples), args), len(samples)))
+        detections = list(progress(detect(analyzer, read_photos(samples), args), len(samples)))
     found = match_faces(samples, detections)
-    pose, five = (gathered(name, samples, found, detections, part) for part in ("pose", "landmarks5"))
+    pose, five = (posed_part(name, samples, found, detections, part) for part in ("pose", "landmarks5"))
     dense = dense_points(name, args, samples, found, detections)
     if pose is None and five is None and dense is None:
         raise DataError(f"{name} gives neither pose nor points: there is nothing to score")
@@ -117,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if five is None and args.from_points:
         raise DataError(f"{name} gives no five points that --from-points could fit a pose to")
 
-    there = np.isfinite(gathered(name, samples, found, detections, "boxes")).all(axis=1)
+    there = np.isfinite(posed_part(name, samples, found, detections, "boxes")).all(axis=1)
     predicted = {
         "": pose,
         "from_points": fitted(five) if args.from_points else None,
@@ -211,10 +213,6 @@ def read_labelled(data: str, images: str | None, sources: list[str] | None) -> l
     return samples
 
 
-def photos(samples: list[FaceSample]) -> Iterator[np.ndarray]:
-    return read_photos(samples, [None] * len(samples))
-
-
 @dataclasses.dataclass(frozen=True)
 class Truth:
     """The N faces with a labelled pose, of one photo after another."""
@@ -284,31 +282,23 @@ def domain(args: argparse.Namespace, samples: list[FaceSample], truth: Truth) ->
 # ---- predictions -----------------------------------------------------------------------------------------------------
 
 
-def gathered(
+def posed_part(
     name: str, samples: list[FaceSample], found: list[Found], detections: list[Faces], part: str
 ) -> np.ndarray | None:
-    """A part of the faces found, of all N posed faces in a row, NaN for those missed; None where the detector has none.
-
-    Raises
-    ------
-    DataError
-        Some photos' faces have it and others' do not.
-    """
-    bare = [s.name for s, faces in zip(samples, detections) if len(faces) and getattr(faces, part) is None]
-    if bare and any(getattr(faces, part) is not None for faces in detections if len(faces)):
-        raise DataError(f"{name}: the faces on {bare[0]} have no {part}, those on other photos do")
-    return None if bare else spread(samples, found, part)
+    """`gathered` of all N posed faces."""
+    rows = gathered(name, samples, found, detections, part, _SHAPES[part])
+    return None if rows is None else rows[posed_rows(samples)]
 
 
-def spread(samples: list[FaceSample], found: list[Found], part: str) -> np.ndarray:
-    """A part of the faces found, of all N posed faces in a row, NaN for those missed."""
-    rows = []
-    for sample, one in zip(samples, found):
-        whole = np.full((len(sample.faces), *_SHAPES[part]), np.nan)
-        if len(one.faces):
-            whole[one.labels] = getattr(one.faces, part)
-        rows.append(whole[posed_faces(sample.faces)])
-    return np.concatenate(rows)
+def spread_posed(samples: list[FaceSample], found: list[Found], part: str) -> np.ndarray:
+    """`spread` over all N posed faces."""
+    return spread(samples, found, part, _SHAPES[part])[posed_rows(samples)]
+
+
+def posed_rows(samples: list[FaceSample]) -> np.ndarray:
+    """Numbers (N,) of the posed faces among all labelled ones."""
+    starts = np.cumsum([0, *(len(sample.faces) for sample in samples)])
+    return np.concatenate([start + posed_faces(sample.faces) for start, sample in zip(starts, samples)])
 
 
 def dense_points(
@@ -321,16 +311,16 @@ def dense_points(
             raise DataError(
                 f"{args.landmarks} gives {predictor.net.scheme} landmarks; a pose is fitted to 68 (or to 5)"
             )
-        return spread(samples, list(with_landmarks(predictor, samples, found)), "landmarks")
+        return spread_posed(samples, list(with_landmarks(predictor, samples, found)), "landmarks")
     schemes = {faces.scheme for faces in detections if len(faces)}
     if args.detections and args.from_points and schemes == {"68"}:
-        return spread(samples, found, "landmarks")
+        return spread_posed(samples, found, "landmarks")
     return None
 
 
 def with_landmarks(predictor: LandmarkPredictor, samples: list[FaceSample], found: list[Found]) -> Iterator[Found]:
     """The faces found, with dense landmarks."""
-    images, rest = iter(progress(photos(samples), len(samples))), iter(found)
+    images, rest = iter(progress(read_photos(samples), len(samples))), iter(found)
     while chunk := list(itertools.islice(images, _AT_ONCE)):
         here = list(itertools.islice(rest, len(chunk)))
         for one, faces in zip(here, predictor(chunk, [one.faces for one in here])):
@@ -351,15 +341,15 @@ def on_boxes(name: str, analyzer, args: argparse.Namespace, samples: list[FaceSa
     if analyzer is None or scales(args) or args.flip:
         return None
     found = []
-    for sample, faces in zip(samples, progress(without_threshold(analyzer).stream(photos(samples)), len(samples))):
+    for sample, faces in zip(samples, progress(without_threshold(analyzer).stream(read_photos(samples)), len(samples))):
         overlap = box_iou(sample.faces.boxes, faces.boxes)
         # At once, since a photo has a thousand boxes.
         labels = np.flatnonzero((overlap >= LEAST_IOU).any(axis=1))
         found.append(Found(faces[overlap[labels].argmax(axis=1) if len(labels) else []], labels))
     taken = [one.faces for one in found]
-    pose, five = (gathered(name, samples, found, taken, part) for part in ("pose", "landmarks5"))
+    pose, five = (posed_part(name, samples, found, taken, part) for part in ("pose", "landmarks5"))
     errors = truth.point_errors(five)
-    there = np.isfinite(spread(samples, found, "boxes")).all(axis=1)
+    there = np.isfinite(spread_posed(samples, found, "boxes")).all(axis=1)
     points = None if errors is None else truth.points_by_yaw(errors)
     return {**truth.figures(pose, there), "points_by_yaw": points}
 

@@ -41,7 +41,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -573,18 +573,6 @@ def _attention(results: list[dict]) -> list[str]:
     return parts
 
 
-def ablation_mos_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
-    return "\n\n".join(part for r in results.ablation_mos for part in ablate_mos.describe(r))
-
-
-def ablation_kpnet_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
-    return "\n\n".join(part for r in results.ablation_kpnet for part in ablate_kpnet.describe(r))
-
-
-def ablation_maskface_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
-    return "\n\n".join(part for r in results.ablation_maskface for part in ablate_maskface.describe(r))
-
-
 def face_time_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     return "\n\n".join(part for r in results.face_time for part in time_faces.describe(r))
 
@@ -604,8 +592,19 @@ def decoding_table(facts: list[ModelFacts], results: Results, path: Path) -> str
     return "\n\n".join(parts)
 
 
-def ablation_retinaface_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
-    return "\n\n".join(part for r in results.ablation_retinaface for part in ablate_retinaface.describe(r))
+def as_described_by(script) -> Callable[[list[ModelFacts], Results, Path], str]:
+    """The region ablation_<system> of an ablation script ablate_<system>: what it says of each of its results."""
+    kind = script.__name__.replace("ablate", "ablation")
+
+    def table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+        return "\n\n".join(part for r in getattr(results, kind) for part in script.describe(r))
+
+    return table
+
+
+ablation_mos_table, ablation_kpnet_table, ablation_maskface_table, ablation_retinaface_table = map(
+    as_described_by, (ablate_mos, ablate_kpnet, ablate_maskface, ablate_retinaface)
+)
 
 
 def ablation_table(facts: list[ModelFacts], results: Results, path: Path) -> str:

@@ -15,13 +15,13 @@ import importlib
 import os
 import sys
 import warnings
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import MissingDependencyError
+from .processor import cpu_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def _matrix_kernels() -> Iterator[None]:
     What it reads is there for the time of the import only, and not at all where the user has set it.
     """
     name = "OPENBLAS_CORETYPE"
-    if name in os.environ or not _has_avx2():
+    if name in os.environ or not {"avx2", "fma"} <= (cpu_features() or set()):
         yield
         return
     os.environ[name] = "Haswell"
@@ -79,16 +79,6 @@ def _matrix_kernels() -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
-
-
-def _has_avx2() -> bool:
-    """Whether this is a processor of AVX2 and FMA, as far as Linux tells."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
-            flags = next((line.split() for line in file if line.startswith("flags")), [])
-    except OSError:
-        return False
-    return {"avx2", "fma"} <= set(flags)
 
 
 def _provide_distutils() -> None:

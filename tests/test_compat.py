@@ -8,6 +8,7 @@ import pytest
 
 from gluonface import _compat
 from gluonface.errors import MissingDependencyError
+from gluonface.processor import cpu_features
 
 
 def run(code: str, *flags: str, path: str = "") -> subprocess.CompletedProcess:
@@ -45,7 +46,7 @@ def test_gluoncv_can_be_imported_first_by_its_own_name_once_mxnet_came_through_u
     assert done.stdout.strip() == "gluoncv.model_zoo", done.stderr
 
 
-@pytest.mark.skipif(not _compat._has_avx2(), reason="this processor has no AVX2")
+@pytest.mark.skipif("avx2" not in (cpu_features() or ()), reason="this processor has no AVX2")
 @pytest.mark.parametrize(("users", "wanted"), [(None, "Haswell"), ("Nehalem", "Nehalem")])
 def test_matrix_products_take_avx2_kernels_unless_the_user_says_otherwise(users, wanted):
     code = """

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "gluonface"
 
 # Top to bottom; units of one row do not know each other. A unit is a file or a folder of the package.
 ROWS = (
-    ("errors",),
+    ("errors", "processor"),
     ("files", "_compat"),
     ("face_template",),
     ("pose",),
@@ -42,6 +42,7 @@ ROW_OF = {unit: number for number, row in enumerate(ROWS) for unit in row}
 
 NUMPY_ONLY = (
     "errors",
+    "processor",
     "files",
     "faces",
     "facts",

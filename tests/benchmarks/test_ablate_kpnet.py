@@ -10,7 +10,7 @@ import pytest
 
 from gluonface._compat import mx
 from gluonface.data import FaceLabels, FaceSample, write_jsonl
-from gluonface.errors import DataError, GluonFaceError
+from gluonface.errors import DataError
 from gluonface.image import save_image
 from gluonface.model_zoo import get_model
 
@@ -97,39 +97,13 @@ def test_arguments_that_would_make_rows_unlike_are_refused(module, capsys, more,
     assert words in capsys.readouterr().err
 
 
-def save_run(folder, done, wanted, seconds=0.0):
-    (folder / "checkpoints" / f"epoch-{done:04d}").mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"epochs": wanted}))
-    (folder / "last.params").write_bytes(b"")
-    log = [{"kind": "epoch", "epoch": i, "seconds": seconds / done} for i in range(done)]
-    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
-
-
 @pytest.fixture
-def pretended(module, monkeypatch):
+def pretended(module, pretend):
     """No run is made for real: ``hourglass`` fails, ``soft`` gets no further. A list of what was asked for."""
-    made = []
-
-    class Test:
-        def __init__(self, args):
-            self.domains = {"detection": "streets", "points": "portraits"}
-
-        def __call__(self, row, folder):
-            return measured_as(epochs=module.epochs_done(folder))
-
-    def train(script, folder, flags, limits):
-        made.append((script, folder.name, *limits))
-        if folder.name.startswith("hourglass"):
-            raise GluonFaceError("it failed")
-        if not folder.name.startswith("soft"):
-            save_run(folder, done=6, wanted=6)
-
-    monkeypatch.setattr(module, "Test", Test)
-    monkeypatch.setattr("ablation.train", train)
-    return made
+    return pretend(module, measured_as, fails="hourglass", stuck="soft")
 
 
-def test_rows_of_one_run_make_it_once_and_fall_with_it(module, pretended, tmp_path, capsys):
+def test_rows_of_one_run_make_it_once_and_fall_with_it(module, pretended, tmp_path, capsys, save_run):
     save_run(tmp_path / "soft-seed1", done=2, wanted=6, seconds=600)
     save_run(tmp_path / "hourglass-seed1", done=2, wanted=6, seconds=600)
     save_run(tmp_path / "tags-seed1", done=6, wanted=6, seconds=600)
@@ -149,7 +123,7 @@ def test_rows_of_one_run_make_it_once_and_fall_with_it(module, pretended, tmp_pa
     assert "Cut short by the 30 minutes" in printed.out and "in labelled boxes" in printed.out
 
 
-def test_a_row_that_is_asked_for_alone_has_its_run_made(module, pretended, tmp_path, monkeypatch):
+def test_a_row_that_is_asked_for_alone_has_its_run_made(module, pretended, tmp_path, monkeypatch, save_run):
     monkeypatch.setattr("ablation.train", lambda script, folder, flags, limits: save_run(folder, 6, 6))
     out = tmp_path / "kpnet.json"
     assert module.main(words_of(tmp_path, "--rows", "gt", "--seeds", "1", "2", "--json", out)) == 0
@@ -234,7 +208,9 @@ def saved_net(folder, row, dataset="fc26"):
     net.save_parameters(str(folder / "last.params"))
 
 
-def test_every_row_measures_a_net_that_is_there_once_and_again_after_another_epoch(module, data, tmp_path, capsys):
+def test_every_row_measures_a_net_that_is_there_once_and_again_after_another_epoch(
+    module, data, tmp_path, capsys, save_run
+):
     rows = [row for row in module.ROWS if row.backbone == "drnet"]
     for row in rows:
         folder = tmp_path / "runs" / f"{row.folder}-seed1"

@@ -10,7 +10,7 @@ import pytest
 
 from gluonface._compat import mx
 from gluonface.data import FaceLabels, FaceSample, write_jsonl
-from gluonface.errors import DataError, GluonFaceError
+from gluonface.errors import DataError
 from gluonface.image import save_image
 from gluonface.model_zoo import model_facts
 from gluonface.model_zoo.maskface import maskface
@@ -90,32 +90,8 @@ def test_arguments_that_would_make_rows_unlike_are_refused(module, capsys, more,
     assert words in capsys.readouterr().err
 
 
-def save_run(folder, done, wanted, seconds=0.0):
-    (folder / "checkpoints" / f"epoch-{done:04d}").mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"epochs": wanted}))
-    (folder / "last.params").write_bytes(b"")
-    log = [{"kind": "epoch", "epoch": i, "seconds": seconds / done} for i in range(done)]
-    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
-
-
-def test_runs_are_made_once_and_one_that_fails_leaves_the_others(module, tmp_path, monkeypatch, capsys):
-    made = []
-
-    class Test:
-        def __init__(self, args):
-            self.domains = {"detection": "streets", "points": "portraits"}
-
-        def __call__(self, row, folder):
-            return measured_as(epochs=module.epochs_done(folder))
-
-    def train(script, folder, flags, limits):
-        made.append((script, folder.name, *limits))
-        if folder.name.startswith("k0"):
-            raise GluonFaceError("it failed")
-        save_run(folder, done=6, wanted=6)
-
-    monkeypatch.setattr(module, "Test", Test)
-    monkeypatch.setattr("ablation.train", train)
+def test_runs_are_made_once_and_one_that_fails_leaves_the_others(module, tmp_path, pretend, capsys, save_run):
+    made = pretend(module, measured_as, fails="k0")
     save_run(tmp_path / "maskface-seed1", done=6, wanted=6, seconds=600)
     save_run(tmp_path / "nocontext-seed1", done=2, wanted=6, seconds=600)
     out = tmp_path / "maskface.json"
@@ -190,7 +166,7 @@ def data(tmp_path, rng):
     return tmp_path / "val.jsonl"
 
 
-def test_nets_that_are_there_are_measured_once_and_again_after_another_epoch(module, data, tmp_path, capsys):
+def test_nets_that_are_there_are_measured_once_and_again_after_another_epoch(module, data, tmp_path, capsys, save_run):
     names = ("maskface", "nokeypoints")
     for row in (row for row in module.ROWS if row.folder in names):
         folder = tmp_path / "runs" / f"{row.folder}-seed1"

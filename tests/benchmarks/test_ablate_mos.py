@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gluonface.data import FaceLabels, FaceSample, write_jsonl
-from gluonface.errors import DataError, GluonFaceError
+from gluonface.errors import DataError
 from gluonface.image import save_image
 from gluonface.metrics import YAW_BINS
 from gluonface.model_zoo import get_model
@@ -100,38 +100,14 @@ def test_arguments_that_would_make_rows_unlike_are_refused(module, capsys, more,
 
 
 @pytest.fixture
-def pretended(module, monkeypatch):
+def pretended(module, pretend):
     """No run is made for real: the row ``uml`` fails, ``dcn`` gets no further. A list of what was asked for."""
-    made = []
-
-    class Test:
-        def __init__(self, args):
-            self.domains = {"detection": "streets", "pose": "portraits"}
-
-        def __call__(self, row, folder):
-            return measured_as(epochs=module.epochs_done(folder))
-
-    def train(script, folder, flags, limits):
-        made.append((folder.name, *limits))
-        if folder.name.startswith("uml"):
-            raise GluonFaceError("it failed")
-        if not folder.name.startswith("dcn"):
-            save_run(folder, done=6, wanted=6)
-
-    monkeypatch.setattr(module, "Test", Test)
-    monkeypatch.setattr("ablation.train", train)
-    return made
+    return pretend(module, measured_as, domains=("detection", "pose"), fails="uml", stuck="dcn")
 
 
-def save_run(folder, done, wanted, seconds=0):
-    (folder / "checkpoints" / f"epoch-{done:04d}").mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"epochs": wanted}))
-    (folder / "last.params").write_bytes(b"")
-    log = [{"kind": "epoch", "epoch": i, "seconds": seconds / done} for i in range(done)]
-    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
-
-
-def test_what_is_done_is_skipped_and_a_run_gets_the_time_that_it_has_left(module, pretended, tmp_path, capsys):
+def test_what_is_done_is_skipped_and_a_run_gets_the_time_that_it_has_left(
+    module, pretended, tmp_path, capsys, save_run
+):
     save_run(tmp_path / "baseline-seed1", done=6, wanted=6, seconds=600)  # done
     save_run(tmp_path / "mth-seed1", done=2, wanted=6, seconds=600)  # stopped after ten minutes
     save_run(tmp_path / "dcn-seed1", done=5, wanted=6, seconds=1799.9)  # its time is up
@@ -139,7 +115,7 @@ def test_what_is_done_is_skipped_and_a_run_gets_the_time_that_it_has_left(module
     out = tmp_path / "mos.json"
     rows = ("--rows", "baseline", "mth", "uml", "dcn", "--minutes", "30", "--json", out)
     assert module.main(words_of(tmp_path, *rows, "--seeds", "1", "2")) == 1  # one row failed
-    assert pretended == [
+    assert [asked[1:] for asked in pretended] == [
         ("mth-seed1", "--max-minutes=20.00"),
         ("uml-seed1", "--max-minutes=30.00"),
         ("dcn-seed1", "--max-minutes=0.00"),
@@ -247,7 +223,7 @@ def data(tmp_path, rng):
     return tmp_path / "val.jsonl"
 
 
-def test_runs_that_are_there_are_measured_once_and_again_after_another_epoch(module, data, tmp_path, capsys):
+def test_runs_that_are_there_are_measured_once_and_again_after_another_epoch(module, data, tmp_path, capsys, save_run):
     from gluonface._compat import mx
 
     folder = tmp_path / "runs" / "nopose-seed1"

@@ -10,7 +10,7 @@ import pytest
 from gluonface import Faces
 from gluonface._compat import mx
 from gluonface.data import FaceLabels, FaceSample, write_jsonl
-from gluonface.errors import DataError, GluonFaceError
+from gluonface.errors import DataError
 from gluonface.image import save_image
 from gluonface.mesh import topology_468, turn_upright
 from gluonface.metrics import match_photos
@@ -143,32 +143,8 @@ def test_the_error_of_vertices_is_their_distance_in_space_over_the_size_of_the_b
     assert module.mesh_scores(samples, [found[[1]], found], 1).missed == 1
 
 
-def save_run(folder, done, wanted, seconds=0.0):
-    (folder / "checkpoints" / f"epoch-{done:04d}").mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"epochs": wanted}))
-    (folder / "last.params").write_bytes(b"")
-    log = [{"kind": "epoch", "epoch": i, "seconds": seconds / done} for i in range(done)]
-    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
-
-
-def test_runs_are_made_once_and_one_that_fails_leaves_the_others(module, tmp_path, monkeypatch, capsys):
-    made = []
-
-    class Test:
-        def __init__(self, args):
-            self.domains = {"detection": "streets", "points": "portraits"}
-
-        def __call__(self, row, folder):
-            return measured_as(epochs=module.epochs_done(folder))
-
-    def train(script, folder, flags, limits):
-        made.append((script, folder.name, *limits))
-        if folder.name.startswith("all"):
-            raise GluonFaceError("it failed")
-        save_run(folder, done=6, wanted=6)
-
-    monkeypatch.setattr(module, "Test", Test)
-    monkeypatch.setattr("ablation.train", train)
+def test_runs_are_made_once_and_one_that_fails_leaves_the_others(module, tmp_path, pretend, capsys, save_run):
+    made = pretend(module, measured_as, fails="all")
     save_run(tmp_path / "cascade-seed1", done=6, wanted=6, seconds=600)
     save_run(tmp_path / "points-seed1", done=2, wanted=6, seconds=600)
     out = tmp_path / "retinaface.json"
@@ -253,7 +229,7 @@ def data(tmp_path, rng):
     return tmp_path / "val.jsonl"
 
 
-def test_nets_that_are_there_are_measured_once_and_again_after_another_epoch(module, data, tmp_path, capsys):
+def test_nets_that_are_there_are_measured_once_and_again_after_another_epoch(module, data, tmp_path, capsys, save_run):
     names = ("baseline", "all")
     words = f"--out {tmp_path / 'runs'} --det-val {data} --points-val {data} --mesh {data.parent / 'meshes.npz'}"
     words = [*f"{words} --epochs 2 --seeds 1 --size 64 --collect --no-deformable --rows".split(), *names]

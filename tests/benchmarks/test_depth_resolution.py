@@ -74,16 +74,8 @@ def measured_as(recall=0.9, gf=1.0, epochs=6, seconds=600.0):
     return {"epochs": epochs, "seconds": seconds, KEY: recall, "gf": gf, "params": 500_000}
 
 
-def save_run(folder, done, wanted, seconds=0.0):
-    (folder / "checkpoints" / f"epoch-{done:04d}").mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"epochs": wanted}))
-    (folder / "last.params").write_bytes(b"")
-    log = [{"kind": "epoch", "epoch": i, "seconds": seconds / done} for i in range(done)]
-    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
-
-
 @pytest.fixture
-def pretended(module, monkeypatch):
+def pretended(module, monkeypatch, save_run):
     """No run is made for real: nets of six blocks fail. A list of what was asked for."""
     made = []
 
@@ -110,7 +102,9 @@ def pretended(module, monkeypatch):
     return made
 
 
-def test_what_is_done_is_skipped_and_a_run_gets_the_time_that_it_has_left(module, pretended, tmp_path, capsys):
+def test_what_is_done_is_skipped_and_a_run_gets_the_time_that_it_has_left(
+    module, pretended, tmp_path, capsys, save_run
+):
     save_run(tmp_path / "blocks1-size160-seed1", done=6, wanted=6, seconds=600)
     save_run(tmp_path / "blocks3-size160-seed1", done=2, wanted=6, seconds=600)
     save_run(tmp_path / "blocks3-size320-seed1", done=5, wanted=6, seconds=901)  # its time is up

@@ -190,7 +190,7 @@ def test_where_no_face_is_found_all_are_missed(scored):
 
 
 def test_another_kind_of_mesh_needs_its_topology(scored, folder):
-    with pytest.raises(DataError, match=r"no mesh, those on others do"):
+    with pytest.raises(DataError, match=r"the faces on two\.png have no mesh, those on other photos do"):
         scored(**{"two.png": {"parts": ("landmarks5",)}, "a/one.png": {}})
     path = folder / "other.npz"
     save_topology(path, type(TOPOLOGY)("tiny", [[0, 1, 2]], TOPOLOGY.canonical[:5], 1))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ...errors import DeployError
+from ...processor import cpu_features
 from .manifest import Target
 
 __all__ = ["LEVELS", "architecture", "check_machine", "cpu_features", "features_of", "processor_name"]
@@ -32,19 +33,6 @@ def architecture() -> str:
     """Architecture of this process as LLVM calls it: "x86_64", "aarch64", ..."""
     name = platform.machine().lower()
     return _SAME_MACHINE.get(name, name)
-
-
-def cpu_features(cpuinfo: str | Path = "/proc/cpuinfo") -> frozenset[str] | None:
-    """Flags of the processor as Linux lists them; None where there is no such list."""
-    try:
-        text = Path(cpuinfo).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return None
 
 
 def processor_name() -> str:
