@@ -64,11 +64,15 @@ $(foreach each,$(LEVELS),$(eval $(call level,$(each))))
 demo: $(READY_demo)
 	$(PY) benchmarks/demo.py --out $(OUT)/demo $(DEMO_ARGS)
 
-# A process a core, each with one thread; a file's tests stay together, as what they make is made once a process.
+# First what needs the machine to itself. Then a process a core, each with one thread; a file's tests stay together, as
+# what they make is made once a process. Status 5, no test, is one only where both say so.
 WORKERS ?= $(CORES)
 
 test: $(READY_test)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+	@export OMP_NUM_THREADS=1; alone=0; others=0; \
+	$(PY) -m pytest -m alone $(PYTEST_ARGS) || alone=$$?; \
+	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile -m "not alone" $(PYTEST_ARGS) || others=$$?; \
+	case $$alone/$$others in 0/0|0/5|5/0) ;; *) echo "status: $$alone alone, $$others the others"; exit 1;; esac
 
 test-arm: $(READY_test)
 	PY="$(PY)" OUT="$(OUT)/arm" PYTEST_ARGS="$(PYTEST_ARGS)" sh .ci/arm.sh

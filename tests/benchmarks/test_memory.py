@@ -56,6 +56,7 @@ def test_memory_is_read_as_photos_pass(script):
     assert all(mib > 10 for _, mib in readings)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("leak", "status"), [(0, 0), (2**20, 1)])
 def test_the_exit_status_says_whether_memory_is_flat(script, tmp_path, monkeypatch, capsys, leak, status):
     module = script("memory")

@@ -322,6 +322,7 @@ print(spent, int(peak) / 1024, *{name.split(".")[0] for name in sys.modules})
 """
 
 
+@pytest.mark.alone
 @needs_proc
 def test_a_process_starts_quickly_and_stays_small(toys):
     spent, memory = [], []
