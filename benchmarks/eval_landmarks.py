@@ -609,7 +609,7 @@ def describe(results: list[dict]) -> str:
             change = "-" if not np.isfinite(r["relative"]) else f"{100 * r['relative']:+.1f} %"
             parts.append(
                 f"{r['model']}: NME from detections {per_cent(r['nme'])} %, from labelled boxes "
-                f"{per_cent(r['nme_gt_boxes'])} %: {change} (both over the {r['compared']} faces found)"
+                f"{per_cent(r['nme_gt_boxes'])} %: {change} (both over the {r['compared']} faces found in both ways)"
             )
     if "subsets" in first:
         rows = [("NME, per cent", *(f"{name} ({one['faces']} faces)" for name, one in first["subsets"].items()))]

@@ -54,7 +54,7 @@ from gluonface.loss import FocalLoss, KeypointMaskLoss
 from gluonface.metrics import NORMS
 from gluonface.model_zoo import model_facts
 from gluonface.model_zoo.maskface import maskface
-from gluonface.nn.roi import KeypointHead, number_boxes
+from gluonface.nn.roi import KeypointHead
 from gluonface.targets import MaskFaceTargets, ProposalTargets
 from gluonface.training.detection import (
     BoxesAlone,
@@ -93,6 +93,8 @@ PHASES = {
 }
 #: What begins anew where the weights that a run starts from are of other points, or of a net without.
 POINTS = ("network.keypoint_head.",)
+#: The keypoint head, which is dear, looks at a multiple of so many rows; for each number its memory is laid out anew.
+_ROWS = 8
 #: An overlap that no box has: without low-quality matches.
 _NONE = 2.0
 _SWITCH = argparse.BooleanOptionalAction
@@ -220,28 +222,28 @@ class Losses:
         if not maps:
             return {**parts, "proposals": mx.nd.zeros_like(per_anchor)}
         with mx.autograd.pause():
-            rois, cells, count = self.propose(net, x, cls_preds, box_preds, face_boxes, face_points)
-            # A mean over the proposals of this slice.
-            normaliser = mx.nd.ones_like(per_anchor) * (len(x) / max(1.0, float(count.sum())))
-            rows = number_boxes(mx.nd, rois)
+            rows, cells, count = self.propose(net, x, cls_preds, box_preds, face_boxes, face_points)
         # Without proposals, too: an update wants a gradient of every parameter, be it 0.
         logits = net.network.keypoint_head(rows, *maps)
-        points = self.points(logits, cells, normaliser)
+        # A mean over the proposals of this slice, as of one image.
+        points = self.points(logits, cells, mx.nd.full((1,), 1 / max(1.0, count.sum()), ctx=x.ctx))
         return {**parts, "points": points, "proposals": mx.nd.array(count, ctx=x.ctx)}
 
     def propose(self, net, x, cls_preds, box_preds, face_boxes, face_points):
-        """Proposals (B, P, 4) and the cells of their points (B, P, K), P as many as an image has at most, and how many
-        have points, an ndarray (B,).
+        """Proposals with points as rows (R, 5) of image and box, the cells of their points (1, R, K), and how many an
+        image has, an ndarray (B,). R is a multiple of `_ROWS`: the last ones are none, with the image -1.
         """
         scores = mx.nd.softmax(cls_preds, axis=-1)[:, :, 1]
         boxes = net.decode_boxes(box_preds, net.anchors(x))
         arrays = (array.asnumpy() for array in (boxes, scores, face_boxes, face_points))
         rois, cells = self.choose(*arrays)
-        # The keypoint head is dear: no empty rows that no image needs.
-        most = max(1, int((rois[:, :, 2] > rois[:, :, 0]).sum(axis=1).max()))
-        rois, cells = rois[:, :most], cells[:, :most]
-        count = (cells >= 0).any(axis=2).sum(axis=1).astype(np.float32)
-        return mx.nd.array(rois, ctx=x.ctx), mx.nd.array(cells, ctx=x.ctx), count
+        image, place = np.nonzero((cells >= 0).any(axis=2))
+        missing = max(1, -(-len(image) // _ROWS)) * _ROWS - len(image)
+        rows = np.concatenate([image[:, None], rois[image, place]], axis=1)
+        rows = np.pad(rows, ((0, missing), (0, 0)), constant_values=-1)
+        cells = np.pad(cells[image, place], ((0, missing), (0, 0)), constant_values=-1)[None]
+        count = np.bincount(image, minlength=len(x)).astype(np.float32)
+        return mx.nd.array(rows, ctx=x.ctx), mx.nd.array(cells, ctx=x.ctx), count
 
 
 def positive_anchors(images, cls_targets, *others) -> int:

@@ -182,7 +182,7 @@ def test_detections_end_to_end_are_matched_and_missed_faces_count(known, data, t
     assert known.made[0].calls[0] == ("faces", [2, 0])
     printed = capsys.readouterr().out
     assert "faces as detected by finder" in printed
-    assert "(both over the 2 faces found)" in printed
+    assert "(both over the 2 faces found in both ways)" in printed
 
 
 def test_a_missed_face_before_one_that_is_found_does_not_take_its_points(known, data, tmp_path, monkeypatch):
@@ -387,7 +387,7 @@ def test_end_to_end_such_a_detector_finds_the_faces_itself(seeing, data, tmp_pat
     assert (result["align"], result["end_to_end"], result["match_iou"]) == ("detections", "own", 0.3)
     # From labelled boxes of the faces found: the square one.
     assert result["nme_gt_boxes"] == pytest.approx(np.hypot(20 * 100 / 256 - 3, 4) / 60, abs=2e-5)
-    assert result["compared"] == 1 and "(both over the 1 faces found)" in capsys.readouterr().out
+    assert result["compared"] == 1 and "(both over the 1 faces found in both ways)" in capsys.readouterr().out
 
     strict = result_of(
         seeing, tmp_path, "--model", "own", "--data", data, "--source", "helen", "--end-to-end", "--match-iou", ".4"

@@ -9,6 +9,7 @@ from gluonface._compat import mx
 from gluonface.data.base import FaceLabels
 from gluonface.engine import Engine, config_from_args
 from gluonface.errors import InputError
+from gluonface.geometry import box_iou
 from gluonface.image import save_image
 from gluonface.model_zoo import model_facts
 from gluonface.model_zoo.counting import count_macs, count_parameters
@@ -282,14 +283,25 @@ def test_the_loss_of_points_is_a_mean_over_proposals_with_points_times_lambda(st
     assert float(parts["points"].mean().asscalar()) == pytest.approx(0.5 * np.log(56 * 56), rel=1e-5)
 
 
-def test_as_many_rows_are_looked_at_as_an_image_needs(step):
+def test_the_keypoint_head_looks_at_the_proposals_with_points_of_all_images_and_at_few_rows_more(step):
     _, net, losses, batch = step()
     x, *arrays = image_preparer(net.facts)(batch, mx.cpu())
     cls_preds, box_preds, *_ = net.network(x)
-    rois, cells, count = losses.propose(net, x, cls_preds, box_preds, arrays[2], arrays[3])
-    assert rois.shape == (2, int(count.max()), 4) and cells.shape == (2, int(count.max()), 5)
-    rois, cells, count = losses.propose(net, x, cls_preds, box_preds, arrays[2] * 0, arrays[3])
-    assert rois.shape == (2, 1, 4) and (cells.asnumpy() == -1).all() and not count.any()
+    rows, cells, count = losses.propose(net, x, cls_preds, box_preds, arrays[2], arrays[3])
+    rows, cells, found = rows.asnumpy(), cells.asnumpy(), int(count.sum())
+    assert found and rows.shape == (8, 5) and cells.shape == (1, 8, 5)
+    np.testing.assert_array_equal(rows[:, 0], [*np.repeat([0, 1], count.astype(int)), *[-1] * (8 - found)])
+    overlap = [box_iou(rows[i : i + 1, 1:], arrays[2].asnumpy()[int(rows[i, 0])]).max() for i in range(found)]
+    assert min(overlap) > 0.6
+    assert (cells[0, :found] >= 0).all() and (cells[0, found:] == -1).all()
+
+
+def test_images_without_proposals_give_rows_of_no_image(step):
+    _, net, losses, batch = step()
+    x, *arrays = image_preparer(net.facts)(batch, mx.cpu())
+    cls_preds, box_preds, *_ = net.network(x)
+    rows, cells, count = losses.propose(net, x, cls_preds, box_preds, arrays[2] * 0, arrays[3])
+    assert (rows[:, 0].asnumpy() == -1).all() and (cells.asnumpy() == -1).all() and not count.any()
 
 
 @pytest.mark.parametrize("devices", [1, 2])
