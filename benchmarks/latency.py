@@ -340,7 +340,7 @@ class Compiled:
         box = analyzer.letterbox_for(images[0].shape[:2])
         canvases = [apply_letterbox(image, box) for image in images]
         clock.append(time.perf_counter())
-        outputs = analyzer._collect(analyzer._forward(canvases))
+        outputs = analyzer._collect(analyzer._forward(canvases, analyzer.score_thresh))
         clock.append(time.perf_counter())
         postprocess(outputs, [box] * len(images), analyzer.score_thresh)
         clock.append(time.perf_counter())

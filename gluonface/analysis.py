@@ -232,8 +232,9 @@ class Backend:
 
     buckets: dict[tuple[int, int], tuple[int, ...]] | None = None
 
-    def _forward(self, canvases: Sequence[np.ndarray]) -> Any:
-        """Start the network on canvases (h, w, 3) uint8 RGB of one size, as many as a bucket has.
+    def _forward(self, canvases: Sequence[np.ndarray], *score_thresh: float) -> Any:
+        """Start the network on canvases (h, w, 3) uint8 RGB of one size, as many as a bucket has. A detector is told
+        which faces are too weak to be wanted, so that it need not look for their points.
 
         Returns whatever `_collect` needs. It need not wait for the result, and a later call must not change it.
         """
@@ -269,7 +270,7 @@ class Backend:
                 f"{_size_text(canvas_hw)}: compile it for that size, too"
             )
 
-    def _send(self, canvases: Sequence[np.ndarray]) -> list[tuple[slice, Any]]:
+    def _send(self, canvases: Sequence[np.ndarray], *score_thresh: float) -> list[tuple[slice, Any]]:
         """Start the network on canvases of one size, one at least: which of them, and the handle, of each run."""
         canvas_hw = canvases[0].shape[:2]
         self._check_canvas(canvas_hw)
@@ -278,7 +279,7 @@ class Backend:
             filled = list(canvases[start:stop])
             if batch > len(filled):
                 filled += [np.zeros_like(filled[0])] * (batch - len(filled))
-            sent.append((slice(start, stop), self._forward(filled)))
+            sent.append((slice(start, stop), self._forward(filled, *score_thresh)))
         return sent
 
 
@@ -497,7 +498,8 @@ class Analyzer(Backend):
             groups.setdefault(box.canvas_hw, []).append((i, box, apply_letterbox(image, box)))
         for group in groups.values():
             places, boxes, canvases = zip(*group)
-            batch.parts += [(places[rows], boxes[rows], handle) for rows, handle in self._send(canvases)]
+            sent = self._send(canvases, self.score_thresh)
+            batch.parts += [(places[rows], boxes[rows], handle) for rows, handle in sent]
         return batch
 
     def letterbox_for(self, size_hw: tuple[int, int]) -> Letterbox:
@@ -546,7 +548,7 @@ class Analyzer(Backend):
             )
         thresh = self.score_thresh if score_thresh is None else score_thresh
         # The dense landmarks are left to the caller, who may have other views of the same faces.
-        sent = self._send([apply_letterbox(*pair) for pair in zip(images, boxes)])
+        sent = self._send([apply_letterbox(*pair) for pair in zip(images, boxes)], thresh)
         found = (postprocess(self._collect(handle), boxes[rows], thresh, self.max_faces) for rows, handle in sent)
         return list(itertools.chain.from_iterable(found))
 

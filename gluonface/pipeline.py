@@ -109,9 +109,10 @@ class FaceAnalyzer(Analyzer):
         self.stride = getattr(self.net, "stride", STRIDE)
         self._set_nms(nms_thresh)
 
-    def _forward(self, canvases: Sequence[np.ndarray]) -> tuple[mx.nd.NDArray, ...]:
+    def _forward(self, canvases: Sequence[np.ndarray], score_thresh: float) -> tuple[mx.nd.NDArray, ...]:
+        x = prepared(canvases, self.facts, self.ctx)
         # MXNet computes in the background.
-        return self.net(prepared(canvases, self.facts, self.ctx))
+        return self.net.detect(x, score_thresh) if hasattr(self.net, "detect") else self.net(x)
 
     def _collect(self, handle: Sequence[mx.nd.NDArray]) -> tuple[np.ndarray, ...]:
         return tuple(output.asnumpy() for output in handle)

@@ -64,8 +64,9 @@ class Recorder:
 class Rectangles(Recorder, Analyzer):
     """Finds the bright rectangles of a canvas; the score is how bright they are."""
 
-    def _forward(self, canvases):
+    def _forward(self, canvases, score_thresh):
         self.seen(canvases)
+        self.thresholds = [*getattr(self, "thresholds", []), score_thresh]
         rows = np.full((len(canvases), 20, 16), -1, np.float32)
         for i, canvas in enumerate(canvases):
             brightness = canvas.mean(axis=2) / 255
@@ -398,9 +399,9 @@ def test_a_stream_starts_a_batch_before_it_waits_for_the_one_before():
     events = []
 
     class Noting(Rectangles):
-        def _forward(self, canvases):
+        def _forward(self, canvases, score_thresh):
             events.append("start")
-            return super()._forward(canvases)
+            return super()._forward(canvases, score_thresh)
 
         def _collect(self, handle):
             events.append("wait")
@@ -418,6 +419,15 @@ def test_letterboxed_images_are_cut_into_batches_too():
     assert list(map(len, one.detect_letterboxed(PHOTOS, boxes, 0.8))) == [1, 1, 0, 1, 1]
     with pytest.raises(InputError, match="among 128x128, .* got 64x64"):
         one.detect_letterboxed(PHOTOS[:1], [letterbox(PHOTOS[0].shape[:2], (64, 64))])
+
+
+def test_a_detector_is_told_which_faces_are_too_weak_to_be_wanted():
+    one = Rectangles(FACTS, score_thresh=0.25)
+    one(PHOTOS[0])
+    boxes = [letterbox(image.shape[:2], (128, 128)) for image in PHOTOS]
+    one.detect_letterboxed(PHOTOS, boxes)
+    one.detect_letterboxed(PHOTOS, boxes, 0.125)
+    assert one.thresholds == [0.25, 0.25, 0.125]
 
 
 def test_facts_of_another_task_are_refused():

@@ -357,7 +357,7 @@ class Compiled(Analyzer):
         super().__init__(net.facts, buckets={(128, 128): (1, 4)}, **options)
         self.net = net
 
-    def _forward(self, canvases):
+    def _forward(self, canvases, score_thresh):
         assert all(canvas.shape == (128, 128, 3) and canvas.dtype == np.uint8 for canvas in canvases)
         x = (np.stack(canvases) / 255 - FACTS.mean) / FACTS.std
         return tuple(part.asnumpy() for part in self.net(mx.nd.array(x.transpose(0, 3, 1, 2))))

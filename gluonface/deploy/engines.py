@@ -170,7 +170,7 @@ class _Whole:
         self._run = run
         super().__init__(facts, buckets={bucket.size_hw: (bucket.batch,)}, **options)
 
-    def _forward(self, canvases: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    def _forward(self, canvases: Sequence[np.ndarray], *_: float) -> tuple[np.ndarray, ...]:
         # Copied: engines may write the next result to the same place.
         return tuple(np.array(output) for output in self._run(normalised(canvases, self.facts)))
 

@@ -175,12 +175,17 @@ class MaskFaceDetector(ReadsHeatmaps, AnchorDetector):
 
     def forward(self, x):
         """See `hybrid_forward`; on arrays only the boxes that are faces are looked at for points."""
-        if isinstance(x, mx.sym.Symbol):
-            return super().forward(x)
+        return super().forward(x) if isinstance(x, mx.sym.Symbol) else self.detect(x)
+
+    def detect(self, x, score_thresh: float = 0.0):
+        """As a call on an array; points are looked for in boxes of at least that score, and are -1 of all others."""
         with x.ctx:
             cls_preds, box_preds, *maps = self.network(x)
-            found = self.find_boxes(mx.nd, x, cls_preds, box_preds)
-            return (*found, self._points_of(found[2], maps)) if maps else found
+            ids, scores, boxes = self.find_boxes(mx.nd, x, cls_preds, box_preds)
+            if not maps:
+                return ids, scores, boxes
+            wanted = mx.nd.broadcast_like(scores >= score_thresh, boxes)
+            return ids, scores, boxes, self._points_of(mx.nd.where(wanted, boxes, -mx.nd.ones_like(boxes)), maps)
 
     def export(self, path: str, epoch: int = 0, remove_amp_cast: bool = True) -> None:
         """As Gluon's blocks do, as one graph; no pass is needed before."""

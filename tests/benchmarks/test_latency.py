@@ -84,7 +84,7 @@ def test_a_compiled_detector_is_measured_stage_by_stage(script, tmp_path, monkey
     from gluonface.model_zoo import model_facts
 
     class OneFace(Analyzer):
-        def _forward(self, canvases):
+        def _forward(self, canvases, score_thresh):
             return np.tile([0, 0.9, 8, 8, 40, 40], (len(canvases), 1, 1)).astype(np.float32)
 
         def _collect(self, handle):

@@ -217,6 +217,27 @@ def test_more_faces_than_are_looked_at_together_have_the_same_points(shared, mon
         np.testing.assert_allclose(found.asnumpy(), wanted, atol=5e-2)
 
 
+def test_points_are_looked_for_in_boxes_of_the_score_that_is_asked_for(shared, monkeypatch):
+    x = images()
+    ids, scores, boxes, landmarks = arrays(shared(x))
+    score_thresh = float(np.median(scores[scores >= 0]))
+    looked_at = []
+    find_points = shared.find_points
+
+    def counted(F, rois, *maps):
+        looked_at.append(len(rois))
+        return find_points(F, rois, *maps)
+
+    monkeypatch.setattr(shared, "find_points", counted)
+    found = arrays(shared.detect(x, score_thresh))
+    wanted = scores[..., 0] >= score_thresh
+    assert 0 < sum(looked_at) <= wanted.sum() < (ids[..., 0] >= 0).sum()
+    for before, after in zip((ids, scores, boxes), found):
+        np.testing.assert_array_equal(after, before)
+    np.testing.assert_allclose(found[3][wanted], landmarks[wanted], atol=5e-2)
+    assert (found[3][~wanted] == -1).all()
+
+
 @pytest.mark.parametrize("static", [False, True])
 def test_a_hybridised_net_gives_the_imperative_faces(shared, static):
     batches = images(1), images(3)
@@ -302,6 +323,17 @@ def test_faces_of_an_analyzer_have_five_points_and_the_dense_ones(shared, num_po
         np.testing.assert_allclose(
             faces.landmarks5, SCHEMES[str(num_points)].five_points(faces.landmarks), rtol=1e-5, atol=1e-4
         )
+
+
+def test_an_analyzer_looks_for_the_points_of_the_faces_it_gives_alone(shared, monkeypatch, rng):
+    photo = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    scores = FaceAnalyzer(shared, size=96, score_thresh=0.0)(photo).scores
+    thresholds, detect = [], shared.detect
+    monkeypatch.setattr(shared, "detect", lambda x, thresh: (thresholds.append(thresh), detect(x, thresh))[1])
+    middle = float(np.median(scores))
+    faces = FaceAnalyzer(shared, size=96, score_thresh=middle)(photo)
+    assert thresholds == [middle] and len(faces) == (scores >= middle).sum()
+    assert (faces.landmarks.reshape(len(faces), -1) != -1).any(axis=1).all()
 
 
 # ---- weights and options ---------------------------------------------------------------------------------------------

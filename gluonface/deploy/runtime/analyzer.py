@@ -165,9 +165,9 @@ class CompiledAnalyzer(_Compiled, Analyzer):
             f"{self.module.manifest.target.name or self.module.manifest.target.mcpu}, {self.module.threads} thread(s)"
         )
 
-    def _forward(self, canvases: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    def _forward(self, canvases: Sequence[np.ndarray], score_thresh: float) -> tuple[np.ndarray, ...]:
         bucket = self.module.manifest.bucket(len(canvases), canvases[0].shape[:2])
-        return self.module.run(bucket, canvases, self.score_thresh)
+        return self.module.run(bucket, canvases, score_thresh)
 
     def _collect(self, handle: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         scores, *rest = handle
