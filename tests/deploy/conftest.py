@@ -106,3 +106,47 @@ def small_kpnet(lively, monkeypatch):
 
     monkeypatch.setitem(kpnet.VARIANTS, "drnet", kpnet.Variant(Backbone, params=0, gf=0.0))
     return lambda size_hw, **options: lively("kpnet_drnet_widerface", size_hw, **options)
+
+
+@pytest.fixture(scope="session")
+def small_maskface(lively):
+    """A function that builds a MaskFace with options, lively, on a backbone of a convolution for each of C2 to C5 that
+    compiles in a second: boxes and heatmaps differ from place to place.
+    """
+    from gluonface._compat import mx
+    from gluonface.model_zoo import maskface
+
+    class Backbone(mx.gluon.nn.HybridBlock):
+        channels = (8, 8, 8, 8)
+
+        def __init__(self):
+            super().__init__()
+            with self.name_scope():
+                self.stages = mx.gluon.nn.HybridSequential()
+                for strides, given in ((4, 3), (2, 8), (2, 8), (2, 8)):
+                    padding = 2 - (strides == 4)
+                    layer = mx.gluon.nn.Conv2D(8, 5, strides, padding, in_channels=given, activation="relu")
+                    self.stages.add(layer)
+
+        def hybrid_forward(self, F, x):
+            maps = [x]
+            for stage in self.stages:
+                maps.append(stage(maps[-1]))
+            return tuple(maps[1:])
+
+    def build(**options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(maskface, "Backbone", lambda *args, **options: Backbone())
+            # Random weights, so a model that has none: what trained ones take as input would not suit them.
+            name, size = "maskface_mobilenet0.25_fc26", (64, 96)
+            net = lively(name, size, channels=16, k0=5, num_points=19, frozen=False, **options)
+        head = net.network.keypoint_head
+        if head is not None:
+            head.deconv.weight.set_data(head.deconv.weight.data() * 3)
+        # Scores that differ, not all next to 1.
+        for weight in net.network.cls_head.collect_params(".*weight").values():
+            weight.set_data(weight.data() * 0.3)
+        net.set_nms(0.4, 1000, 20, 0.02)
+        return net
+
+    return build

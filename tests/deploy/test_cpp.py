@@ -287,6 +287,24 @@ def test_dense_points_of_a_detector_are_printed_with_the_five(small_kpnet, detec
     assert len(face["landmarks5"]) == 5 and len(face["landmarks"]) == 19
 
 
+@pytest.mark.parametrize(("score", "batches"), [(0.02, (4, 2)), (0.6, (1, 8)), (1.0, (1,))])
+def test_points_of_a_second_look_at_the_faces_are_printed(small_maskface, detect, photo, tmp_path, score, batches):
+    from gluonface.deploy.build import compile_model
+
+    net = small_maskface(context=False)
+    compile_model(net, tmp_path / "net", sizes=[(64, 96)], face_batches=batches, records=None)
+    image = photo(97, 128)
+    file = write_ppm(tmp_path / "a.ppm", image)
+    (line,) = lines(detect, tmp_path / "net", "--score", str(score), file)
+    expected = runtime.load(tmp_path / "net", score_thresh=score)(image).to_dict(str(file), net.facts.name)
+    if score == 1.0:
+        assert line["faces"] == expected["faces"] == []
+        return
+    assert len(expected["faces"]) > 2
+    assert_same_faces(line, expected, 1e-2)
+    assert all(len(face["landmarks5"]) == 5 and len(face["landmarks"]) == 19 for face in line["faces"])
+
+
 def test_a_net_with_large_batches_only_takes_few_and_many_faces(toy, detect, toys, photo, tmp_path):
     for batch in (2, 5):
         toy.write(tmp_path / f"{batch}", "landmarks", [(batch, (64, 64))])
@@ -365,7 +383,9 @@ def test_wrong_arguments_are_told_with_status_2(detect, toys, arguments, said):
         ("score_thresh 0.5", "score_thresh 0.5\nscore_thresh 0.5", "the key once"),
         ("size 640", "", "the manifest is damaged"),
         ("model toy_detection", "model toy_detection\nsecret 1", "expected a known key"),
-        ("model toy_detection", "model toy_detection\nfaces 5 68 1 8", "a second call for the faces"),
+        ("model toy_detection", "model toy_detection\nfaces 5 68", "faces: expected another value"),
+        ("model toy_detection", "model toy_detection\nfaces 5 68 8 1", "expected batches of faces that grow"),
+        ("model toy_detection", "model toy_detection\nfaces 5 68 1 8", "expected scores, boxes and 5 levels"),
         ("score_thresh 0.5", "score_thresh 0.5\npoints 19", "expected five times five, with points"),
         ("score_thresh 0.5", "score_thresh 0.5\npoints 19" + "\nfive 19" * 5, "expected indices of points in five"),
     ],

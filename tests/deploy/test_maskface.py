@@ -16,56 +16,17 @@ from gluonface.deploy.build import buckets_for, compile_model  # noqa: E402
 from gluonface.deploy.relax import Emitter, relax  # noqa: E402
 from gluonface.deploy.targets import find_target  # noqa: E402
 from gluonface.errors import DeployError, InputError  # noqa: E402
-from gluonface.model_zoo import maskface  # noqa: E402
 from gluonface.nn.roi import PyramidRoIAlign  # noqa: E402
 
-# Random weights, so a model that has none: what trained ones take as input would not suit them.
-NAME, SIZE = "maskface_mobilenet0.25_fc26", (64, 96)
+SIZE = (64, 96)
 
 needs_compiler = pytest.mark.skipif(find_target("native").compiler() is None, reason="no C++ compiler here")
 
 
-class Backbone(mx.gluon.nn.HybridBlock):
-    """A convolution for each of C2 to C5, which compiles in a second."""
-
-    channels = (8, 8, 8, 8)
-
-    def __init__(self):
-        super().__init__()
-        with self.name_scope():
-            self.stages = mx.gluon.nn.HybridSequential()
-            for strides, given in ((4, 3), (2, 8), (2, 8), (2, 8)):
-                self.stages.add(
-                    mx.gluon.nn.Conv2D(8, 5, strides, padding=2 - (strides == 4), in_channels=given, activation="relu")
-                )
-
-    def hybrid_forward(self, F, x):
-        maps = [x]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return tuple(maps[1:])
-
-
-def made(lively, **options):
-    """A small net whose boxes and heatmaps differ from place to place."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maskface, "Backbone", lambda *args, **options: Backbone())
-        net = lively(NAME, SIZE, channels=16, k0=5, num_points=19, frozen=False, **options)
-    head = net.network.keypoint_head
-    if head is not None:
-        weight = head.deconv.weight
-        weight.set_data(weight.data() * 3)
-    # Scores that differ, not all next to 1.
-    for weight in net.network.cls_head.collect_params(".*weight").values():
-        weight.set_data(weight.data() * 0.3)
-    net.set_nms(0.4, 1000, 20, 0.02)
-    return net
-
-
 @pytest.fixture(scope="module")
-def compiled(lively, tmp_path_factory):
+def compiled(small_maskface, tmp_path_factory):
     """A net and its artefact."""
-    net = made(lively, context=False)
+    net = small_maskface(context=False)
     folder = tmp_path_factory.mktemp("maskface") / "artefact"
     return net, compile_model(net, folder, sizes=[SIZE], batches=(2,), face_batches=(4, 2), records=None)
 
@@ -183,8 +144,8 @@ def test_a_library_that_lacks_a_function_for_faces_is_refused(compiled, tmp_path
 
 
 @needs_compiler
-def test_a_net_without_keypoints_becomes_a_detector_of_boxes(lively, tmp_path, canvases):
-    net = made(lively, keypoints=False, context=False)
+def test_a_net_without_keypoints_becomes_a_detector_of_boxes(small_maskface, tmp_path, canvases):
+    net = small_maskface(keypoints=False, context=False)
     artefact = compile_model(net, tmp_path / "boxes", sizes=[SIZE], batches=(2,), records=None)
     module = runtime.Module(artefact)
     assert module.manifest.faces is None and [o.name for o in module.manifest.outputs] == ["scores", "bboxes"]
@@ -197,17 +158,17 @@ def test_a_net_without_keypoints_becomes_a_detector_of_boxes(lively, tmp_path, c
     assert runtime.load(artefact)(canvases[0]).landmarks is None
 
 
-def test_it_compiles_for_gpus(lively):
-    net, row = made(lively), find_target("cuda-sm80")
+def test_it_compiles_for_gpus(small_maskface):
+    net, row = small_maskface(), find_target("cuda-sm80")
     module, _ = build.lower(build.module_of(net, buckets_for(net, [SIZE]), row, (2,)), row)
     functions = {g.name_hint: f for g, f in module.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
     assert "blockIdx.x" in functions["pyramid_roi_align"].script()
 
 
-def test_batches_of_no_face_are_refused(lively, tmp_path):
+def test_batches_of_no_face_are_refused(small_maskface, tmp_path):
     for batches in ((), (0, 1)):
         with pytest.raises(InputError, match="expected face_batches of at least 1"):
-            compile_model(made(lively, context=False), tmp_path / "net", face_batches=batches)
+            compile_model(small_maskface(context=False), tmp_path / "net", face_batches=batches)
 
 
 def test_features_of_boxes_are_those_of_mxnet(rng):

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <set>
 #include <sstream>
@@ -222,9 +223,14 @@ void read_line(Line& line, Manifest& manifest) {
         while (line.more()) part.push_back(line.count(0));
         manifest.five.push_back(part);
     } else if (key == "faces") {
-        throw Error(manifest.model +
-                    ": finds landmarks with a second call for the faces, which this program cannot make; use Python's "
-                    "gluonface.deploy.runtime, or compile the net without keypoints");
+        FaceFunctions faces;
+        faces.levels = line.count();
+        faces.num_points = line.count();
+        do {
+            faces.batches.push_back(line.count());
+            if (faces.batches.back() > 4096) line.wrong("batches of a sensible size");
+        } while (line.more());
+        manifest.faces = std::move(faces);
     } else {
         line.wrong("a known key");
     }
@@ -242,6 +248,12 @@ void check_sense(const std::string& where, const Manifest& manifest) {
     if (manifest.num_points > 0) require(manifest.five.size() == 5, "five times five, with points");
     for (const auto& part : manifest.five) {
         for (const int index : part) require(index < manifest.num_points, "indices of points in five");
+    }
+    if (manifest.faces) {
+        const std::vector<int>& batches = manifest.faces->batches;
+        require(manifest.task == "detection", "functions for faces of a detector only");
+        require(std::adjacent_find(batches.begin(), batches.end(), std::greater_equal<>()) == batches.end(),
+                "batches of faces that grow");
     }
     if (manifest.task == "landmarks") {
         require(manifest.num_points > 0 && manifest.template_points.size() == 5, "points, and a template of five points");
@@ -323,6 +335,10 @@ Array to_array(const ffi::Tensor& tensor, const std::string& where) {
     return array;
 }
 
+void require_shape(const Array& array, const std::vector<std::int64_t>& shape, const std::string& what) {
+    if (array.shape != shape) throw Error(what + " from the library, of another shape than the manifest says");
+}
+
 }  // namespace
 
 Manifest read_manifest(const std::string& folder) {
@@ -349,6 +365,61 @@ Manifest read_manifest(const std::string& folder) {
 struct Network::Machine {
     ffi::Module executable;
     ffi::Module machine;
+
+    ffi::Function function(const std::string& name, const std::string& model) const {
+        const ffi::Optional<ffi::Function> found = machine->GetFunction(name);
+        if (!found.has_value()) throw Error(model + ": " + name + ": the library has no such function");
+        return found.value();
+    }
+
+    // Landmarks (B, n, 2K) of the faces of all canvases together; -1 for what is none, too weak or without area.
+    // Outputs are scores, boxes and the levels.
+    Array landmarks(const Manifest& manifest, const Bucket& bucket, const Array& scores, const Array& boxes,
+                    const ffi::Array<ffi::Tensor>& outputs, double score_thresh) const {
+        const std::string where = manifest.model + ": " + bucket.function;
+        if (scores.shape.size() != 2) throw Error(where + ": expected scores (B, n) from the library");
+        const auto rows = static_cast<std::size_t>(scores.shape[1]);
+        require_shape(boxes, {scores.shape[0], scores.shape[1], 4}, where + ": expected boxes (B, n, 4)");
+        const auto width = static_cast<std::size_t>(manifest.faces->num_points) * 2;
+        Array found{{scores.shape[0], scores.shape[1], static_cast<std::int64_t>(width)}, {}};
+        found.values.assign(scores.values.size() * width, -1.0F);
+        std::vector<std::size_t> faces;
+        for (std::size_t i = 0; i < scores.values.size(); ++i) {
+            const float* box = boxes.values.data() + 4 * i;
+            const bool wanted = scores.values[i] >= std::max(score_thresh, 0.0);
+            if (wanted && box[2] > box[0] && box[3] > box[1]) faces.push_back(i);
+        }
+        for (std::size_t start = 0; start < faces.size();) {
+            const std::vector<int>& batches = manifest.faces->batches;
+            const int batch = batches[choose_batch(batches, faces.size() - start)];
+            const std::size_t count = std::min(faces.size() - start, static_cast<std::size_t>(batch));
+            ffi::Tensor rois = ffi::Tensor::FromNDAlloc(AlignedMemory(), {batch, 5}, DLDataType{kDLFloat, 32, 1},
+                                                        DLDevice{kDLCPU, 0});
+            auto* row = static_cast<float*>(rois.data_ptr());
+            std::fill(row, row + 5 * static_cast<std::size_t>(batch), -1.0F);
+            for (std::size_t i = start; i < start + count; ++i, row += 5) {
+                row[0] = static_cast<float>(faces[i] / rows);
+                std::copy_n(boxes.values.data() + 4 * faces[i], 4, row + 1);
+            }
+            std::vector<ffi::AnyView> arguments{rois};
+            for (std::size_t i = 2; i < outputs.size(); ++i) {
+                arguments.emplace_back(outputs[static_cast<std::int64_t>(i)]);
+            }
+            const std::string name = bucket.function + "_f" + std::to_string(batch);
+            ffi::Any result;
+            function(name, manifest.model)
+                .CallPacked(arguments.data(), static_cast<std::int32_t>(arguments.size()), &result);
+            const auto given = result.cast<ffi::Array<ffi::Tensor>>();
+            if (given.size() != 1) throw Error(where + ": expected points from " + name);
+            const Array points = to_array(given[0], where);
+            require_shape(points, {batch, manifest.faces->num_points, 2}, where + ": expected points (R, K, 2)");
+            for (std::size_t i = 0; i < count; ++i) {
+                std::copy_n(points.values.data() + i * width, width, found.values.data() + faces[start + i] * width);
+            }
+            start += count;
+        }
+        return found;
+    }
 };
 
 Network::Network(const std::string& folder) : manifest_(read_manifest(folder)) {
@@ -369,7 +440,7 @@ Network::Network(const std::string& folder) : manifest_(read_manifest(folder)) {
 Network::~Network() = default;
 Network::Network(Network&&) noexcept = default;
 
-std::vector<Array> Network::run(const Bucket& bucket, const std::vector<Image>& canvases) {
+std::vector<Array> Network::run(const Bucket& bucket, const std::vector<Image>& canvases, double score_thresh) {
     const auto pixels = static_cast<std::size_t>(bucket.width) * static_cast<std::size_t>(bucket.height) * 3;
     if (canvases.size() > static_cast<std::size_t>(bucket.batch)) throw Error(bucket.function + ": too many canvases");
     const std::string where = manifest_.model + ": " + bucket.function;
@@ -384,15 +455,23 @@ std::vector<Array> Network::run(const Bucket& bucket, const std::vector<Image>& 
             }
             std::memcpy(data + i * pixels, canvases[i].pixels.data(), pixels);
         }
-        const ffi::Optional<ffi::Function> function = machine_->machine->GetFunction(bucket.function);
-        if (!function.has_value()) throw Error(where + ": the library has no such function");
-        const auto outputs = function.value()(input).cast<ffi::Array<ffi::Tensor>>();
+        const ffi::Function function = machine_->function(bucket.function, manifest_.model);
+        const auto outputs = function(input).cast<ffi::Array<ffi::Tensor>>();
+        // The levels stay where they are.
+        const std::size_t levels = manifest_.faces ? static_cast<std::size_t>(manifest_.faces->levels) : 0;
+        if (manifest_.faces && outputs.size() != 2 + levels) {
+            throw Error(where + ": expected scores, boxes and " + std::to_string(levels) + " levels from the library");
+        }
         std::vector<Array> arrays;
-        for (const ffi::Tensor& output : outputs) {
-            arrays.push_back(to_array(output, where));
+        for (std::size_t i = 0; i + levels < outputs.size(); ++i) {
+            arrays.push_back(to_array(outputs[static_cast<std::int64_t>(i)], where));
             if (arrays.back().shape.empty() || arrays.back().shape[0] != bucket.batch) {
                 throw Error(where + ": expected a row for each canvas from the library");
             }
+        }
+        if (manifest_.faces) {
+            arrays.push_back(
+                machine_->landmarks(manifest_, bucket, arrays[0], arrays[1], outputs, score_thresh));
         }
         return arrays;
     } catch (const Error&) {
@@ -400,6 +479,17 @@ std::vector<Array> Network::run(const Bucket& bucket, const std::vector<Image>& 
     } catch (const std::exception& error) {
         throw Error(where + " failed: " + error.what());
     }
+}
+
+std::size_t choose_batch(const std::vector<int>& batches, std::size_t left) {
+    const auto is_filled = [&](int batch) { return static_cast<std::size_t>(batch) <= left; };
+    std::size_t best = 0;
+    for (std::size_t i = 1; i < batches.size(); ++i) {
+        const bool larger = batches[i] > batches[best];
+        const bool filled = is_filled(batches[best]);
+        if (is_filled(batches[i]) ? !filled || larger : !filled && !larger) best = i;
+    }
+    return best;
 }
 
 void set_threads(int count) {

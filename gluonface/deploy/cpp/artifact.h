@@ -1,8 +1,10 @@
 // A compiled artefact: what its manifest.txt says, and its functions.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,13 @@ struct Bucket {
     int width = 0;
 };
 
+// Functions that look at the faces that were found (Python's FaceFunctions): of each bucket one for each batch of them.
+struct FaceFunctions {
+    int levels = 0;      // of the pyramid, which the bucket's function gives behind scores and boxes
+    int num_points = 0;  // of a face
+    std::vector<int> batches;  // growing
+};
+
 // The part of an artefact's manifest that a program needs: a key and its values a line (gluonface writes it beside
 // manifest.json; Manifest.to_lines says what there is).
 struct Manifest {
@@ -29,6 +38,7 @@ struct Manifest {
     std::vector<Bucket> buckets;
     int size = 0;             // long side in pixels that the net is meant for
     double score_thresh = 0;  // of a detector
+    std::optional<FaceFunctions> faces;  // of a detector that looks at its faces once more
     // Of a landmark net, where the crop has the five points in shares of its side.
     std::vector<Point> template_points;
     // Of a landmark net, or a detector of dense points: their number, and those whose mean each of the five is.
@@ -57,15 +67,19 @@ public:
 
     const Manifest& manifest() const { return manifest_; }
 
-    // Runs the function of a bucket on canvases of its size, at most as many as its batch has; the rest is black.
-    // Throws Error.
-    std::vector<Array> run(const Bucket& bucket, const std::vector<Image>& canvases);
+    // Runs the function of a bucket on canvases of its size, at most as many as its batch has; the rest is black. Where
+    // there are functions that look at faces, those of at least that score go through them, and landmarks (B, n, 2K)
+    // stand in the place of the levels, -1 for all others. Throws Error.
+    std::vector<Array> run(const Bucket& bucket, const std::vector<Image>& canvases, double score_thresh = 0);
 
 private:
     struct Machine;
     Manifest manifest_;
     std::unique_ptr<Machine> machine_;
 };
+
+// Which batch to take where so many are left, one at least: the largest that they fill, or else the smallest.
+std::size_t choose_batch(const std::vector<int>& batches, std::size_t left);
 
 // How many threads networks use; call it before the first one runs.
 void set_threads(int count);

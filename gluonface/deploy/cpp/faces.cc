@@ -154,7 +154,8 @@ const Bucket& Detector::bucket_for(const Image& photo) const {
 std::vector<Face> Detector::operator()(const Image& photo) {
     const Bucket& bucket = bucket_for(photo);
     const Letterbox box(photo.width, photo.height, bucket.width, bucket.height);
-    const std::vector<Array> outputs = network_.run(bucket, {apply_letterbox(photo, box, bucket.width, bucket.height)});
+    const std::vector<Array> outputs = network_.run(
+        bucket, {apply_letterbox(photo, box, bucket.width, bucket.height)}, score_thresh_);
     require(outputs.size() >= 2 && outputs[0].shape.size() == 2, name(), "scores (B, n) and boxes (B, n, 4)");
     const auto count = static_cast<std::size_t>(outputs[0].shape[1]);
     require(outputs[1].shape.size() == 3 && static_cast<std::size_t>(outputs[1].shape[1]) == count &&
@@ -256,19 +257,12 @@ double LandmarkNet::offset(const std::vector<Point>& five, const std::vector<Poi
 std::vector<std::vector<Point>> LandmarkNet::find(const Image& photo, const std::vector<std::vector<Point>>& fives) {
     const Manifest& manifest = network_.manifest();
     const auto num_points = static_cast<std::size_t>(manifest.num_points);
+    std::vector<int> batches;
+    for (const Bucket& bucket : manifest.buckets) batches.push_back(bucket.batch);
     std::vector<std::vector<Point>> landmarks;
     for (std::size_t start = 0; start < fives.size();) {
-        // The largest batch that the faces left fill, or else the smallest.
-        const auto is_filled = [&](const Bucket& b) {
-            return static_cast<std::size_t>(b.batch) <= fives.size() - start;
-        };
-        const Bucket* bucket = &manifest.buckets.front();
-        for (const Bucket& other : manifest.buckets) {
-            const bool filled = is_filled(*bucket);
-            const bool larger = other.batch > bucket->batch;
-            if (is_filled(other) ? !filled || larger : !filled && !larger) bucket = &other;
-        }
-        const std::size_t count = std::min(fives.size() - start, static_cast<std::size_t>(bucket->batch));
+        const Bucket& bucket = manifest.buckets[choose_batch(batches, fives.size() - start)];
+        const std::size_t count = std::min(fives.size() - start, static_cast<std::size_t>(bucket.batch));
         std::vector<Affine> backs;
         std::vector<Image> crops;
         for (std::size_t i = start; i < start + count; ++i) {
@@ -276,7 +270,7 @@ std::vector<std::vector<Point>> LandmarkNet::find(const Image& photo, const std:
             crops.push_back(warp(photo, matrix, manifest.size, manifest.size));
             backs.push_back(matrix.inverse());
         }
-        const std::vector<Array> outputs = network_.run(*bucket, crops);
+        const std::vector<Array> outputs = network_.run(bucket, crops);
         require(!outputs.empty() && outputs[0].shape.size() == 3 && outputs[0].shape[1] == manifest.num_points &&
                     outputs[0].shape[2] == 2,
                 manifest.model, "landmarks (B, K, 2)");
