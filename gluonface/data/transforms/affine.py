@@ -181,6 +181,7 @@ def keep_visible(
     min_visible: float = 0.4,
     centre_inside: bool = True,
     min_face: float = 0.0,
+    max_face: float = math.inf,
 ) -> FaceLabels:
     """Clip boxes to an image, drop what is outside, turn what cannot be learnt into ignore regions.
 
@@ -197,6 +198,8 @@ def keep_visible(
     min_face : float
         So does a face smaller than this, in pixels (square root of its whole box's area): too small to learn, not
         background either.
+    max_face : float
+        So does a face larger than this.
 
     Returns
     -------
@@ -207,7 +210,8 @@ def keep_visible(
     boxes = clip_boxes(labels.boxes, size_hw)
     whole, inside = box_area(labels.boxes), box_area(boxes)
     seen = inside > 1e-3 * np.maximum(whole, 1e-6)
-    spoilt = (inside < min_visible * whole) | (np.sqrt(whole) < min_face)
+    sizes = np.sqrt(whole)
+    spoilt = (inside < min_visible * whole) | (sizes < min_face) | (sizes > max_face)
     if centre_inside:
         x, y = ((labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2).T
         spoilt |= (x < 0) | (x > width) | (y < 0) | (y > height)

@@ -7,19 +7,18 @@ photo -> `MaskFaceTrainTransform` or `MaskFaceLandmarkTransform` -> (size, size,
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any
+from abc import abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 
 from ....errors import InputError
 from ....geometry import rotation_matrix_about
 from ...base import FaceLabels
-from ..affine import Affine, keep_visible
-from ..colour import Degrade, PhotometricDistort, random_fill
+from ..affine import Affine
 from ..ops import Flip, random_window, window_with_face
 from .retinaface import load_test, transform_test
+from .view import TrainView, check_shares
 
 __all__ = ["MaskFaceLandmarkTransform", "MaskFaceTrainTransform", "load_test", "transform_test"]
 
@@ -28,82 +27,12 @@ __all__ = ["MaskFaceLandmarkTransform", "MaskFaceTrainTransform", "load_test", "
 MIN_FACE, MAX_FACE = math.sqrt(0.4) * 16, math.sqrt(2.5) * 256 * 2 ** (2 / 3)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _View(ABC):
-    """What both transforms share; called as ``transform(image, labels, rng) -> (image, labels)``.
+class _View(TrainView):
+    """A window on a photo, then mirrored or not.
 
-    Parameters
-    ----------
-    size : int
-        Side of the result in pixels.
-    min_face, max_face : float
-        Smaller and larger faces in the result, in pixels (square root of the whole box's area), are ignore regions.
-        Every face has its best anchors, however little they overlap it, and what these would learn from such faces is
-        harmful. (The paper removes them, so that they would be background.)
-    min_visible : float
-        So are faces of which less than this share is inside.
-    flip_prob : float
-        Of mirroring.
-    photometric, degrade : callable or None
-        As in `RetinaFaceTrainTransform`.
-    fill : (int, int, int) or "random"
-        As in `RetinaFaceTrainTransform`.
-
-    Raises
-    ------
-    InputError
-        A number is out of range.
+    Every face has its best anchors, however little they overlap it, and what these would learn from faces that are too
+    small or too large is harmful; so those are ignore regions. (The paper removes them: they would be background.)
     """
-
-    size: int = 640
-    min_face: float = MIN_FACE
-    max_face: float = MAX_FACE
-    min_visible: float = 0.4
-    flip_prob: float = 0.5
-    photometric: Any = field(default_factory=PhotometricDistort)
-    degrade: Degrade | None = None
-    fill: tuple[int, int, int] | str = "random"
-
-    def __post_init__(self) -> None:
-        for name in ("flip_prob", "min_visible"):
-            _check_share(name, getattr(self, name))
-        if self.size < 32:
-            raise InputError(f"size must be at least 32 pixels, got {self.size}")
-        if not 0 <= self.min_face < self.max_face:
-            raise InputError(f"min_face must be at least 0 and below max_face, got {self.min_face} and {self.max_face}")
-        if isinstance(self.fill, str) and self.fill != "random":
-            raise InputError(f'fill must be a colour (r, g, b) or "random", got {self.fill!r}')
-
-    def __call__(
-        self,
-        image: np.ndarray,
-        labels: FaceLabels,
-        rng: np.random.Generator,
-        size_hw: tuple[int, int] | None = None,
-    ) -> tuple[np.ndarray, FaceLabels]:
-        """One view.
-
-        Parameters
-        ----------
-        image : (H, W, 3) uint8 RGB
-        labels : FaceLabels
-        rng : numpy.random.Generator
-        size_hw : (int, int), optional
-            Another size of the result: a tile of a mosaic. What is drawn shrinks with it.
-
-        Returns
-        -------
-        ((h, w, 3) uint8, FaceLabels)
-        """
-        plan = self.plan(image.shape[:2], labels, rng, size_hw)
-        view = plan.warp(image, random_fill(rng) if self.fill == "random" else self.fill)
-        moved = plan.labels(labels)
-        moved = moved.with_(ignore=moved.ignore | (moved.face_sizes > self.max_face))
-        seen = keep_visible(moved, plan.size_hw, min_visible=self.min_visible, min_face=self.min_face)
-        for op in (self.photometric, self.degrade):
-            if op is not None:
-                view, seen = op(view, seen, rng)
-        return view, seen
 
     def plan(
         self,
@@ -136,15 +65,17 @@ class MaskFaceTrainTransform(_View):
         Share of the crops that hold a random face whole, at a random place, one that is learnt at this scale; the
         others lie anywhere, as do all where there is no such face.
     size, min_face, max_face, min_visible, flip_prob, photometric, degrade, fill
-        See `_View`.
+        See `TrainView`.
     """
 
+    min_face: float = MIN_FACE
+    max_face: float = MAX_FACE
     scales: tuple[float, float] = (0.5, 2.5)
     face_prob: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("face_prob", self.face_prob)
+        check_shares(self, "face_prob")
         _check_range("scales", self.scales)
 
     def _window(self, photo_hw, labels, rng, size_hw) -> Affine:
@@ -171,10 +102,12 @@ class MaskFaceLandmarkTransform(_View):
     max_degrees : float
         So is its turn, by up to this angle to either side.
     size, min_face, max_face, min_visible, flip_prob, photometric, degrade, fill
-        See `_View`; 480 pixels.
+        See `TrainView`; 480 pixels.
     """
 
     size: int = 480
+    min_face: float = MIN_FACE
+    max_face: float = MAX_FACE
     face_range: tuple[float, float] = (150.0, 450.0)
     max_degrees: float = 30.0
 
@@ -194,11 +127,6 @@ class MaskFaceLandmarkTransform(_View):
         face = labels[[int(rng.choice(faces))]]
         linear = rotation_matrix_about((0, 0), turn, drawn / float(face.face_sizes[0]))[:, :2]
         return window_with_face(linear, photo_hw, face, size_hw, rng)
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name} must be between 0 and 1, got {value}")
 
 
 def _check_range(name: str, values: tuple[float, float]) -> None:

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from ....geometry import apply_letterbox, letterbox
 from ....image import load_image
 from ...base import FaceLabels
 from ...store import SampleStore
-from ..affine import Affine, keep_visible
-from ..colour import Degrade, PhotometricDistort, random_fill
+from ..affine import Affine
 from ..ops import SQUARE_CROP_RATIOS, draw_size, mosaic, place, window_with_face
+from .view import TrainView, check_shares
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -32,16 +32,11 @@ __all__ = ["RetinaFaceSamples", "RetinaFaceTrainTransform", "load_test", "transf
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetinaFaceTrainTransform:
-    """A random view of a photo, of fixed size, made with one warp.
-
-    Called as ``transform(image, labels, rng) -> (image, labels)``: (size, size, 3) uint8 RGB, labels in its pixels,
-    boxes clipped, faces that cannot be learnt turned into ignore regions.
+class RetinaFaceTrainTransform(TrainView):
+    """A random view of a photo: a square crop, or a face at a drawn size.
 
     Parameters
     ----------
-    size : int
-        Side of the result in pixels.
     face_prob : float
         Share of views in which a random face of the photo is brought to a drawn size and lies whole at a random place
         (data-anchor sampling, PyramidBox section 3.4). The others are the paper's square crops. 0 is the paper.
@@ -57,48 +52,27 @@ class RetinaFaceTrainTransform:
     min_photo : float
         No photo is shrunk so much that its long side is less than this share of the view: the rest would be empty.
         Small faces of large portraits come from mosaics.
-    flip_prob : float
-        Of mirroring.
     rotate_prob, max_degrees : float
         Probability of a turn, and its largest angle to either side. The paper turns nothing: 0.
     quarter_turn_prob : float
         Probability of a turn by 90, 180 or 270 degrees (added to the one above). The paper: 0.
-    photometric : callable or None
-        Colours, called as ``op(image, labels, rng)``; brightness, contrast, saturation and hue by default.
-    degrade : callable or None
-        Image quality, called the same way; None by default, see `Degrade`.
-    min_face : float
-        Faces smaller than this in the result, in pixels, are ignore regions.
-    min_visible : float
-        So are faces of which less than this share is inside.
-    fill : (int, int, int) or "random"
-        Colour outside the photo. "random": black, as prediction pads, in half of the views, else a random colour, so
-        that the network does not take black for the sign of an edge.
+    size, min_face, max_face, min_visible, flip_prob, photometric, degrade, fill
+        See `TrainView`.
     """
 
-    size: int = 640
     face_prob: float = 0.5
     face_sizes: Sequence[float] | None = None
     face_size_weights: Sequence[float] | None = None
     crop_ratios: Sequence[float] = SQUARE_CROP_RATIOS
     max_upscale: float = 3.0
     min_photo: float = 0.4
-    flip_prob: float = 0.5
     rotate_prob: float = 0.0
     max_degrees: float = 30.0
     quarter_turn_prob: float = 0.0
-    photometric: Any = field(default_factory=PhotometricDistort)
-    degrade: Degrade | None = None
-    min_face: float = 8.0
-    min_visible: float = 0.4
-    fill: tuple[int, int, int] | str = "random"
 
     def __post_init__(self) -> None:
-        for name in ("face_prob", "flip_prob", "rotate_prob", "quarter_turn_prob", "min_visible"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.size < 32:
-            raise InputError(f"size must be at least 32 pixels, got {self.size}")
+        super().__post_init__()
+        check_shares(self, "face_prob", "rotate_prob", "quarter_turn_prob")
         sizes = self.face_sizes
         if sizes is None:
             sizes = [2.0**k for k in range(4, 10) if 2**k <= 0.85 * self.size] or [self.size / 2]
@@ -109,39 +83,8 @@ class RetinaFaceTrainTransform:
                 f"face_sizes must be positive, with one weight each in face_size_weights; "
                 f"got {self.face_sizes} and {self.face_size_weights}"
             )
-        if isinstance(self.fill, str) and self.fill != "random":
-            raise InputError(f'fill must be a colour (r, g, b) or "random", got {self.fill!r}')
         object.__setattr__(self, "face_sizes", tuple(float(size) for size in sizes))
         object.__setattr__(self, "face_size_weights", tuple(float(w) for w in weights / weights.sum()))
-
-    def __call__(
-        self,
-        image: np.ndarray,
-        labels: FaceLabels,
-        rng: np.random.Generator,
-        size_hw: tuple[int, int] | None = None,
-    ) -> tuple[np.ndarray, FaceLabels]:
-        """One view.
-
-        Parameters
-        ----------
-        image : (H, W, 3) uint8 RGB
-        labels : FaceLabels
-        rng : numpy.random.Generator
-        size_hw : (int, int), optional
-            Another size of the result: a tile of a mosaic. Drawn face sizes shrink with it.
-
-        Returns
-        -------
-        ((h, w, 3) uint8, FaceLabels)
-        """
-        plan = self.plan(image.shape[:2], labels, rng, size_hw)
-        view = plan.warp(image, self._colour(rng))
-        seen = keep_visible(plan.labels(labels), plan.size_hw, min_visible=self.min_visible, min_face=self.min_face)
-        for op in (self.photometric, self.degrade):
-            if op is not None:
-                view, seen = op(view, seen, rng)
-        return view, seen
 
     def plan(
         self,
@@ -197,9 +140,6 @@ class RetinaFaceTrainTransform:
             if not len(seen) or (seen < (size_hw[1] / 2, size_hw[0] / 2)).all(axis=1).any():
                 break
         return place(linear, middle, (size_hw[1] / 2, size_hw[0] / 2), size_hw)
-
-    def _colour(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        return random_fill(rng) if self.fill == "random" else self.fill
 
 
 class RetinaFaceSamples:
