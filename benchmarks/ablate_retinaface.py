@@ -23,17 +23,18 @@ scores of the false positives (Figure 6); on --points-val, of the labelled faces
 points, and that of the vertices, in space and of their depth from the tip of the nose, over the size of the box (the
 words are those of eval_detection.py and eval_mesh.py). False positives are what average precision takes for such at an
 IoU of .5; the highest ones count, one a photo on average, so that a net that gives more boxes of low score looks no
-better for it. The table says with which row each is compared. A difference counts only where it is larger than twice
-its standard error over the seeds; with two seeds that is a coarse measure, and the table says "within the spread"
-otherwise.
+better for it. The table says with which row each is compared; with everything learnt, the error of the five points is
+compared with that of points alone, and those of vertices with the mesh alone, since the row that it is compared with
+otherwise has none of them: the cell says so. A difference counts only where it is larger than twice its standard error
+over the seeds; with two seeds that is a coarse measure, and the table says "within the spread" otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,8 @@ class Row:
         Table 1: AP on WIDER FACE easy, medium, hard, and average AP, in percent.
     above : str
         Label of the row that it is compared with; "" for the first.
+    above_for : mapping of str to str
+        The same of figures that the row above has not learnt: key of `COMPARED` -> label.
     deformable, cascade : bool
         See `gluonface.model_zoo.retinaface_mesh.retinaface_mesh`.
     points : bool
@@ -123,6 +126,7 @@ class Row:
     folder: str
     paper: tuple[float, float, float, float]
     above: str = ""
+    above_for: Mapping[str, str] = field(default_factory=dict)
     deformable: bool = True
     cascade: bool = True
     points: bool = False
@@ -144,15 +148,24 @@ class Row:
         return {"deformable": self.deformable, "cascade": self.cascade, "mesh": bool(self.mesh)}
 
 
-BASELINE, DEFORMABLE, CASCADE, ONLY_VERTICES, ALL = "baseline", "+ DCN", "+ cascade", "vertices", "five points, mesh"
+BASELINE, DEFORMABLE, CASCADE = "baseline", "+ DCN", "+ cascade"
+POINTS, ONLY_VERTICES, MESH, ALL = "five points", "vertices", "mesh: vertices, edges", "five points, mesh"
 ROWS = (
     Row(BASELINE, "baseline", (95.832, 95.243, 89.875, 52.65), deformable=False, cascade=False),
     Row(DEFORMABLE, "dcn", (96.149, 95.568, 90.286, 53.36), BASELINE, cascade=False),
     Row(CASCADE, "cascade", (96.233, 95.679, 90.642, 54.20), DEFORMABLE),
-    Row("five points", "points", (96.570, 95.913, 91.161, 54.73), CASCADE, points=True),
+    Row(POINTS, "points", (96.570, 95.913, 91.161, 54.73), CASCADE, points=True),
     Row(ONLY_VERTICES, "vertices", (96.512, 95.805, 90.983, 54.55), CASCADE, mesh=VERTICES),
-    Row("mesh: vertices, edges", "mesh", (96.528, 95.829, 90.991, 54.62), ONLY_VERTICES, mesh=EDGES),
-    Row(ALL, "all", (96.713, 96.082, 91.447, 55.02), CASCADE, points=True, mesh=EDGES),
+    Row(MESH, "mesh", (96.528, 95.829, 90.991, 54.62), ONLY_VERTICES, mesh=EDGES),
+    Row(
+        ALL,
+        "all",
+        (96.713, 96.082, 91.447, 55.02),
+        CASCADE,
+        {"nme5": POINTS, "mesh": MESH, "depth": MESH},
+        points=True,
+        mesh=EDGES,
+    ),
 )
 
 
@@ -304,13 +317,19 @@ def summarise(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs:
         found = runs_of(row, seeds, measured)
         other = next((r for r in rows if r.label == row.above), None)
         before = runs_of(other, seeds, measured) if other else {}
+        before_for = {
+            key: (r.label, runs_of(r, seeds, measured))
+            for key, label in row.above_for.items()
+            for r in rows
+            if r.label == label
+        }
         result.append(
             {
                 "label": row.label,
                 "name": row.folder,
                 "flags": " ".join(row.flags),
                 "compared_with": row.above if before else "",
-                **summary_of((*COMPARED, "recall_at_1fppi", "missed"), found, before, epochs),
+                **summary_of((*COMPARED, "recall_at_1fppi", "missed"), found, before, epochs, before_for),
                 "paper": dict(zip(("easy", "medium", "hard", "average"), row.paper)),
             }
         )

@@ -7,24 +7,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from common import ROOT, provenance, read_result, rounded, write_result
 
-from gluonface import FaceAnalyzer, get_model
-from gluonface.decode import KPNET_SCALES
+from gluonface import get_model
 from gluonface.errors import DataError, GluonFaceError
 from gluonface.model_zoo import list_models
-from gluonface.model_zoo.detector import FaceDetector
 from gluonface.training.detection import load_start
 from gluonface.training.log import read_log
-
-# How proposals are counted: suppressed as KPNet's faces are, after so many were looked at.
-_PROPOSAL_NMS = 0.6
-_MOST_ANCHORS, _MOST_PEAKS = 5000, 400
 
 # ---- flags -----------------------------------------------------------------------------------------------------------
 
@@ -396,30 +390,6 @@ def train(
         raise GluonFaceError(f"{script} ended with status {status}: see {folder / 'out.log'}")
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
-
-
-def most_proposals(net, top: int, size: int, batch: int = 8) -> FaceAnalyzer:
-    """An analyzer that gives the `top` best proposals of each photo, suppressed at KPNet's IoU, whatever their score.
-
-    The net itself is changed: its settings of suppression are of no more use.
-
-    Parameters
-    ----------
-    net : FaceDetector, KeypointDetector or TagDetector
-        Scale proposals of the second with ``boxes="proposals"``.
-    top : int
-    size : int
-        Long side of the photos.
-    batch : int
-        Photos at once.
-    """
-    # Dozens of anchors propose one face; of a scale map or a heatmap only peaks do, at most one a cell.
-    many = _MOST_ANCHORS if isinstance(net, FaceDetector) else min(_MOST_PEAKS, (size // KPNET_SCALES.stride) ** 2)
-    net.set_nms(_PROPOSAL_NMS, many, top, 0)
-    return FaceAnalyzer(net, size=size, score_thresh=0, batch_size=batch)
-
-
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -442,18 +412,27 @@ def change(first: Sequence[float | None], second: Sequence[float | None]) -> dic
 
 
 def summary_of(
-    keys: Iterable[str], found: dict[int, dict], before: dict[int, dict], epochs: int
+    keys: Iterable[str],
+    found: dict[int, dict],
+    before: dict[int, dict],
+    epochs: int,
+    before_for: Mapping[str, tuple[str, dict[int, dict]]] | None = None,
 ) -> dict[str, str | list | bool | dict]:
     """What a row's seeds gave, ``figures``, with the change from another row where no run of either was cut short; and
     ``seeds``, ``epochs``, ``cut_short`` and ``seconds``.
+
+    ``before_for`` names rows that single figures are compared with in the place of that one: figure -> label, runs. The
+    label goes with the change, as ``compared_with``.
     """
-    comparable = whole(found, epochs) and whole(before, epochs)
+    before_for = before_for or {}
     figures = {}
     for key in keys:
         values = [one[key] for one in found.values()]
         figures[key] = {"values": values, "mean": None if None in values else float(np.mean(values))}
-        if comparable:
-            figures[key] |= change([one[key] for one in before.values()], values)
+        label, other = before_for.get(key, ("", before))
+        if whole(found, epochs) and whole(other, epochs):
+            changed = change([one[key] for one in other.values()], values)
+            figures[key] |= {**changed, "compared_with": label} if label and changed else changed
     return {
         "seeds": list(found),
         "epochs": [one["epochs"] for one in found.values()],
@@ -482,7 +461,9 @@ def each_seed(values: Sequence[float | None], factor: float, digits: int) -> str
 
 
 def cell(one: dict, factor: float, digits: int) -> str:
-    """One of the ``figures`` of `summary_of` as a table shows it: "1.25 (1.20, 1.30); +0.10, within the spread"."""
+    """One of the ``figures`` of `summary_of` as a table shows it: "1.25 (1.20, 1.30); +0.10, within the spread", with
+    the row that it alone is compared with: "... (from five points)".
+    """
     if one["mean"] is None:
         return "-"
     text = f"{factor * one['mean']:.{digits}f} ({each_seed(one['values'], factor, digits)})"
@@ -490,6 +471,7 @@ def cell(one: dict, factor: float, digits: int) -> str:
         # One seed has no spread to be within.
         alone = len(one["values"]) < 2
         text += f"; {in_words(factor * one['difference'], one['beyond_spread'] or alone, digits)}{', one seed' * alone}"
+        text += f" (from {one['compared_with']})" if "compared_with" in one else ""
     return text
 
 

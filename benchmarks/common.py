@@ -202,11 +202,18 @@ def looked_at(result: dict) -> str:
     """How the photos of a detection result were looked at, in words."""
     if "scales" in result:
         words = "short sides " + ", ".join(map(str, result["scales"]))
+    elif "long_sides" in result:
+        words = "long sides " + ", ".join(map(str, result["long_sides"]))
     elif result["size"] is None:
         return "detections from a file"
     else:
         words = "stored size" if result["size"] == "stored" else f"long side {result['size']}"
-    return words + (" and mirrored" if result["flip"] else "")
+    words += " and mirrored" if result["flip"] else ""
+    if result.get("proposals"):
+        words += ", proposals alone"
+    if "box_style" in result:
+        words += f", {result['box_style']} boxes"
+    return words + (f", boxes by {result['box_mapping']}" if "box_mapping" in result else "")
 
 
 def zoomed(image, face, middle, scale: float, size: int):

@@ -39,7 +39,6 @@ from ablation import (
     epochs_done,
     keep_flags,
     measured_once,
-    most_proposals,
     runs_in_words,
     runs_of,
     seconds_of,
@@ -53,6 +52,7 @@ from common import (
     run,
     save_figure,
 )
+from detectors import most_proposals
 
 from gluonface._compat import mx
 from gluonface.data import FaceSample, read_jsonl

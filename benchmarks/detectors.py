@@ -8,30 +8,51 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from common import read_result
 
 from gluonface import FaceAnalyzer, Faces, get_model, load_image
+from gluonface.box_mapping import BOX_STYLES, BoxMapping
 from gluonface.data import FaceSample
 from gluonface.data.transforms.affine import Affine
+from gluonface.decode import KPNET_SCALES
 from gluonface.errors import DataError, InputError
 from gluonface.geometry import SOFT_NMS, box_iou
 from gluonface.metrics import best_proposals
 from gluonface.model_zoo import import_insightface, model_facts
+from gluonface.model_zoo.detector import AnchorDetector, FaceDetector
+from gluonface.model_zoo.keypoint_detector import BOXES, SCORINGS
+from gluonface.model_zoo.kpnet import HEADS, READERS
+from gluonface.model_zoo.maskface import MaskFaceDetector
+from gluonface.training.detection import BoxesAlone
 from gluonface.tta import SHORT_SIDES, detect_multiscale
 
 #: Everything from this score on is evaluated; WIDER FACE's usual choice.
 LOW_SCORE = 0.02
 #: A detection that overlaps a labelled face less is not its.
 LEAST_IOU = 0.5
-#: Options of get_model that weights of a file may have been trained with: of detectors, of landmark nets.
-DETECTOR_OPTIONS = {"channels": int, "k0": float}
+#: Options of get_model that weights of a file may have been trained with, or are to be used with, and what they may be:
+#: numbers, or some of these words. Of detectors, of landmark nets.
+DETECTOR_OPTIONS: dict[str, type | tuple[str, ...]] = {
+    "channels": int,
+    "k0": float,
+    "num_points": int,
+    "reader": READERS,
+    "head": HEADS,
+    "boxes": BOXES,
+    "scoring": SCORINGS,
+}
 LANDMARK_OPTIONS = {"filters": int, "stem": int}
-#: Boxes that are looked at where no score is too low: suppression takes time with their square.
+#: Boxes that are looked at where no score is too low, or where boxes that overlap are to stay: suppression takes time
+#: with their square.
 _MOST_BOXES = 5000
+# How proposals are counted: suppressed as KPNet's faces are, after so many were looked at.
+_PROPOSAL_NMS = 0.6
+_MOST_ANCHORS, _MOST_PEAKS = 5000, 400
 
 
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +63,13 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_arguments(group, DETECTOR_OPTIONS)
     group.add_argument("--insightface", metavar="FILE", help="run an InsightFace-style MXNet checkpoint (.params)")
     group.add_argument("--root", metavar="DIR", help="folder of weights, searched before the package's")
+    group.add_argument("--box-style", choices=BOX_STYLES, help="KPNet: what boxes are, see gluonface.box_mapping")
+    group.add_argument(
+        "--box-mapping", metavar="JSON", help="KPNet: boxes from points as train/fit_box_mapping.py fitted them to data"
+    )
 
 
-def add_weights_arguments(parser, options: dict[str, type]) -> None:
+def add_weights_arguments(parser, options: Mapping[str, type | tuple[str, ...]]) -> None:
     """Flags for :func:`build_net`: what weights of a file do not say themselves."""
     parser.add_argument(
         "--facts-of",
@@ -52,32 +77,37 @@ def add_weights_arguments(parser, options: dict[str, type]) -> None:
         help="with --weights: whose mean and std they were trained with, such as those of the start",
     )
     for name, kind in options.items():
-        parser.add_argument(
-            f"--{name}",
-            type=kind,
-            metavar="X" if kind is float else "N",
-            help="what the net of --weights was trained with",
-        )
+        number = {"type": kind, "metavar": "X" if kind is float else "N"}
+        what = {"choices": kind} if isinstance(kind, tuple) else number
+        parser.add_argument(_flag(name), help="of the net of --weights, see get_model", **what)
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def check_weights_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse the above without weights of a file."""
     if args.facts_of and not args.weights:
         parser.error("--facts-of goes with --weights: shipped weights bring their facts")
-    given = [f"--{name}" for name in _options(args)]
+    given = [_flag(name) for name in _options(args)]
     if given and not args.weights:
         parser.error(f"{' and '.join(given)} go with --weights: shipped weights bring their options")
 
 
-def add_view_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags for :func:`build_analyzer` and :func:`detect`: at what sizes the photos are looked at."""
+def add_view_arguments(parser: argparse.ArgumentParser, *, several_long_sides: bool = False) -> None:
+    """Flags for :func:`build_analyzer` and :func:`detect`: at what sizes the photos are looked at. With
+    ``several_long_sides`` --size takes a list, too.
+    """
     group = parser.add_argument_group("view")
     group.add_argument(
         "--size",
-        type=parse_size,
+        type=parse_sizes if several_long_sides else parse_size,
         default=640,
-        metavar="N|HxW|stored",
-        help="long side of the photos in pixels (default: 640), a canvas, or their own size",
+        metavar="N|N,N|HxW|stored" if several_long_sides else "N|HxW|stored",
+        help="long side of the photos in pixels (default: 640), "
+        + ("several (256,640), put together, " if several_long_sides else "")
+        + "a canvas, or their own size",
     )
     sides = " ".join(map(str, SHORT_SIDES))
     group.add_argument("--multi-scale", action="store_true", help=f"several scales instead: short sides {sides}")
@@ -94,8 +124,12 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--weights needs the --model they belong to")
     if args.weights and args.insightface:
         parser.error("--weights and --insightface exclude each other")
+    if box_convention(args) and (not args.model or args.insightface):
+        parser.error("--box-style and --box-mapping go with --model, a KPNet")
     check_weights_arguments(parser, args)
-    if args.soft_nms and not (scales(args) or args.flip):
+    if long_sides(args) and scales(args):
+        parser.error("several scales are long sides (--size) or short sides (--multi-scale, --scales), not both")
+    if args.soft_nms and not (scales(args) or long_sides(args) or args.flip):
         parser.error("--soft-nms goes with several scales or --flip")
     if args.flip and not scales(args) and isinstance(args.size, tuple):
         parser.error("--flip goes with a long side, the photo's own size or several scales, not with a canvas")
@@ -114,16 +148,34 @@ def parse_size(text: str) -> int | tuple[int, int] | None:
     return int(height) if width is None else (int(height), int(width))
 
 
+def parse_sizes(text: str) -> int | tuple[int, int] | list[int] | None:
+    """As `parse_size`, or ``256,640``: several long sides."""
+    if "," not in text:
+        return parse_size(text)
+    sides = [int(side) if re.fullmatch(r"[1-9]\d*", side) else 0 for side in text.split(",")]
+    if min(sides) < 1 or len(set(sides)) < len(sides):
+        raise argparse.ArgumentTypeError(f"expected long sides that are different numbers (256,640), got {text!r}")
+    return sides
+
+
+def long_sides(args: argparse.Namespace) -> list[int] | None:
+    """Several long sides; None for one scale, or short sides."""
+    size = getattr(args, "size", None)
+    return size if isinstance(size, list) else None
+
+
 def scales(args: argparse.Namespace) -> list[int] | None:
     """Short sides of several scales; None for one scale."""
     return args.scales or (list(SHORT_SIDES) if args.multi_scale else None)
 
 
 def view(args: argparse.Namespace) -> dict:
-    """How the photos are looked at, as keys of a result: size or scales, and flip."""
+    """How the photos are looked at, as keys of a result: size, scales or long_sides, and flip."""
     soft = {"soft_nms": args.soft_nms} if args.soft_nms else {}
     if scales(args):
         return {"scales": scales(args), "flip": args.flip, **soft}
+    if long_sides(args):
+        return {"long_sides": long_sides(args), "flip": args.flip, **soft}
     if isinstance(args.size, tuple):
         return {"size": "x".join(map(str, args.size)), "flip": args.flip}
     return {"size": args.size or "stored", "flip": args.flip, **soft}
@@ -149,26 +201,93 @@ def _options(args: argparse.Namespace) -> dict:
 
 def build_net(model: str, args: argparse.Namespace):
     """The net of that name with the weights that the flags ask for, and what to call it."""
-    net = get_model(model, pretrained=not args.weights, root=args.root, **_options(args))
-    if not args.weights:
-        return net, model
-    net.load_parameters(args.weights)
-    if args.facts_of:
-        facts = model_facts(args.facts_of)
-        net.facts = dataclasses.replace(net.facts, mean=facts.mean, std=facts.std)
-    return net, f"{model} ({Path(args.weights).name})"
+    style = getattr(args, "box_style", None)
+    net = get_model(model, pretrained=not args.weights, root=args.root, box_style=style, **_options(args))
+    name = model
+    if args.weights:
+        net.load_parameters(args.weights)
+        name = f"{model} ({Path(args.weights).name})"
+        if args.facts_of:
+            facts = model_facts(args.facts_of)
+            net.facts = dataclasses.replace(net.facts, mean=facts.mean, std=facts.std)
+    if getattr(args, "box_mapping", None):
+        set_box_mapping(net, args.box_mapping)
+    return net, name
 
 
-def build_analyzer(args: argparse.Namespace, score_thresh: float | None = LOW_SCORE) -> tuple[FaceAnalyzer, str]:
+def set_box_mapping(net, path: str) -> None:
+    """Give a net the mapping in a file of train/fit_box_mapping.py, in the place of its weights' own.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or holds something else.
+    InputError
+        The net's boxes do not come from points, or from another number of points.
+    """
+    if not hasattr(net, "set_box_mapping"):
+        raise InputError(f"--box-mapping: expected a KPNet whose boxes come from points, got {net.facts.name}")
+    try:
+        mapping = BoxMapping.from_dict(read_result(path))
+    except InputError as error:
+        raise DataError(f"--box-mapping {path}: expected a file of train/fit_box_mapping.py ({error})") from error
+    net.set_box_mapping(mapping)
+
+
+def box_convention(args: argparse.Namespace) -> dict:
+    """What the boxes of the net are, where it is not what comes with its weights, as keys of a result."""
+    given = {"box_style": args.box_style, "box_mapping": args.box_mapping and Path(args.box_mapping).stem}
+    return {key: value for key, value in given.items() if value}
+
+
+def build_analyzer(
+    args: argparse.Namespace, score_thresh: float | None = LOW_SCORE, *, boxes_alone: bool = False
+) -> tuple[FaceAnalyzer, str]:
     """`FaceAnalyzer` of that net with all scores from 0.02 on (None: from what comes with the weights), and what to
-    call it.
+    call it. With ``boxes_alone`` points that would take a net time of their own are not looked for.
     """
     net, name = build_detector(args)
+    # The number of faces that a net of maps looks at is a cap whatever suppression does: it stays.
+    lift_caps = args.soft_nms and isinstance(net, AnchorDetector)
+    if boxes_alone and isinstance(net, MaskFaceDetector) and net.num_points:
+        net = BoxesAlone(net)
     nms_thresh = 1.0 if args.soft_nms and args.nms is None else args.nms
-    analyzer = FaceAnalyzer(
-        net, size=args.size, score_thresh=score_thresh, nms_thresh=nms_thresh, batch_size=args.batch
-    )
+    # Each run of several has a canvas of its own.
+    size = "auto" if long_sides(args) else args.size
+    analyzer = FaceAnalyzer(net, size=size, score_thresh=score_thresh, nms_thresh=nms_thresh, batch_size=args.batch)
+    if lift_caps:
+        # The caps are meant for what suppression leaves. Not -1 for all: the padding of all anchors would be given out.
+        net.set_nms(net.nms_thresh, _MOST_BOXES, _MOST_BOXES, net.score_thresh)
     return analyzer, name
+
+
+def build_proposer(args: argparse.Namespace) -> tuple[FaceAnalyzer, str]:
+    """`most_proposals` of a KPNet's own: those of the scale map, or with another head whatever it proposes; and what to
+    call it. The flags are those of `build_analyzer`, ``size`` is a long side, and ``top`` how many of a photo.
+    """
+    net, name = build_detector(argparse.Namespace(**{**vars(args), "boxes": "proposals"}))
+    return most_proposals(net, args.top, args.size, args.batch), name
+
+
+def most_proposals(net, top: int, size: int, batch: int = 8) -> FaceAnalyzer:
+    """An analyzer that gives the `top` best proposals of each photo, suppressed at KPNet's IoU, whatever their score.
+
+    The net itself is changed: its settings of suppression are of no more use.
+
+    Parameters
+    ----------
+    net : FaceDetector, KeypointDetector or TagDetector
+        Scale proposals of the second with ``boxes="proposals"``.
+    top : int
+    size : int
+        Long side of the photos.
+    batch : int
+        Photos at once.
+    """
+    # Dozens of anchors propose one face; of a scale map or a heatmap only peaks do, at most one a cell.
+    many = _MOST_ANCHORS if isinstance(net, FaceDetector) else min(_MOST_PEAKS, (size // KPNET_SCALES.stride) ** 2)
+    net.set_nms(_PROPOSAL_NMS, many, top, 0)
+    return FaceAnalyzer(net, size=size, score_thresh=0, batch_size=batch)
 
 
 def without_threshold(analyzer: FaceAnalyzer) -> FaceAnalyzer:
@@ -182,16 +301,23 @@ def without_threshold(analyzer: FaceAnalyzer) -> FaceAnalyzer:
 
 def detect(analyzer: FaceAnalyzer, photos: Iterable, args: argparse.Namespace) -> Iterator[Faces]:
     """Faces of one photo (a path or an array) after another, looked at as the flags say."""
-    if not scales(args) and not args.flip:
+    if not (scales(args) or long_sides(args) or args.flip):
         return analyzer.stream(photos)
     return (_detect_often(analyzer, load_image(photo), args) for photo in photos)
 
 
 def _detect_often(analyzer: FaceAnalyzer, image, args: argparse.Namespace) -> Faces:
+    if long_sides(args):
+        # No limit: the sides are those that were asked for.
+        return detect_multiscale(
+            analyzer, image, long_sides=long_sides(args), flip=args.flip, soft=args.soft_nms, max_long_side=None
+        )
     sides = scales(args)
     if sides is None and args.size is not None:  # one scale, given by the long side
         sides = [max(1, round(args.size * min(image.shape[:2]) / max(image.shape[:2])))]
-    return detect_multiscale(analyzer, image, sides, flip=args.flip, soft=args.soft_nms)
+    return detect_multiscale(
+        analyzer, image, sides, flip=args.flip, soft=args.soft_nms, max_long_side=getattr(args, "max_long_side", 2300)
+    )
 
 
 def read_photos(samples: list[FaceSample], turns: list[Affine | None] | None = None) -> Iterator[np.ndarray]:
@@ -256,9 +382,11 @@ class Found:
     labels: np.ndarray
 
 
-def match_faces(samples: list[FaceSample], detections: list[Faces], iou: float | None = None) -> list[Found]:
-    """Detections of labelled faces; the best overlap first, each face and each detection once. With ``iou`` as
-    `best_proposals` chooses them.
+def match_faces(
+    samples: list[FaceSample], detections: list[Faces], iou: float | None = None, least_iou: float = LEAST_IOU
+) -> list[Found]:
+    """Detections of labelled faces; the best overlap first, from ``least_iou`` on, each face and each detection once.
+    With ``iou`` as `best_proposals` chooses them.
     """
     matched = []
     for sample, faces in zip(samples, detections):
@@ -268,10 +396,10 @@ def match_faces(samples: list[FaceSample], detections: list[Faces], iou: float |
             continue
         overlap = box_iou(sample.faces.boxes, faces.boxes)
         pairs = []
-        while overlap.size and overlap.max() >= LEAST_IOU:
+        while overlap.size and overlap.max() >= least_iou:
             label, row = np.unravel_index(overlap.argmax(), overlap.shape)
             pairs.append((label, row))
-            overlap[label], overlap[:, row] = 0, 0
+            overlap[label], overlap[:, row] = -1, -1
         labels, rows = np.array(sorted(pairs), int).reshape(-1, 2).T
         matched.append(Found(faces[rows], labels))
     return matched

@@ -20,7 +20,11 @@ Other sets than JSON lines: --format says how --data is read.
   malf                text of the form that gluonface.data.malf states
   fddb                the folder FDDB-folds, the rectangles round its ellipses (eval_fddb.py has the set's own protocol)
 --min-face 10 leaves out faces of less than 10 pixels at a long side of 640 (KPNet: 20 at 1280): ignore regions.
---top 100 adds recall_top100, the recall of the 100 best detections of each photo (KPNet, Table 1).
+--top 100 adds recall_top100, the recall of the 100 best detections of each photo: final faces, suppressed, of a score
+of .02 at least. KPNet's Table 1 counts proposals instead: --proposals measures those of a KPNet as ablate_kpnet.py
+does, suppressed at the paper's IoU of .6, whatever their score, the best 100 of each photo unless --top says otherwise.
+All figures are then those of the proposals.
+--size 256,640 looks at the photos with both long sides and puts the faces together (`gluonface.tta.detect_multiscale`).
 """
 
 from __future__ import annotations
@@ -48,11 +52,14 @@ from common import (
 from detectors import (
     add_detector_arguments,
     add_view_arguments,
+    box_convention,
     build_analyzer,
+    build_proposer,
     check_arguments,
     detect,
     read_detections,
     read_photos,
+    scales,
     view,
 )
 
@@ -75,6 +82,8 @@ from gluonface.metrics import (
 )
 from gluonface.metrics.scoring import SIZE_BINS
 
+#: Proposals of a photo that count, where --top says nothing else (KPNet, Table 1).
+MOST_PROPOSALS = 100
 #: Long side in pixels of the photo that --min-face speaks of.
 SMALL_AT = 640
 #: --format -> reader of photos and annotations.
@@ -96,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.detections:
         detections, name = read_detections(args.detections, samples)
     else:
-        analyzer, name = build_analyzer(args)
+        analyzer, name = build_proposer(args) if args.proposals else build_analyzer(args)
         detections = detect(analyzer, read_photos(samples, turns), args)
 
     fitted = {}
@@ -138,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_detector_arguments(parser)
-    add_view_arguments(parser)
+    add_view_arguments(parser, several_long_sides=True)
     parser.add_argument("--detections", metavar="FILE", help="score these detections (JSON lines) instead of a model's")
     parser.add_argument("--data", metavar="JSONL", help="annotated photos; with --format that set's annotations")
     parser.add_argument("--format", choices=("jsonl", *READERS), default="jsonl", help="see above (default: jsonl)")
@@ -149,6 +158,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--points-only", action="store_true", help="only the five points: the data label one face of each photo"
     )
     parser.add_argument("--top", type=int, metavar="N", help="recall of the N best detections of a photo, too")
+    parser.add_argument("--proposals", action="store_true", help="of a KPNet the proposals in the place of faces")
     parser.add_argument(
         "--fit-boxes", action="store_true", help="one shift and stretch for all boxes, fitted to these labels, first"
     )
@@ -181,6 +191,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--points-only counts no boxes: no --top or --fit-boxes")
     if args.top is not None and args.top < 1:
         parser.error("--top is at least 1")
+    if args.proposals:
+        if args.boxes == "points" or not args.model or args.insightface or args.points_only or box_convention(args):
+            parser.error(
+                "--proposals are the boxes of a KPNet's scale map: they go with --model, not with --insightface, "
+                "--points-only, --boxes points, --box-style or --box-mapping"
+            )
+        if not isinstance(args.size, int) or scales(args) or args.flip or args.nms is not None:
+            parser.error("--proposals go with one long side (--size 256), not with several scales, --flip or --nms")
+        args.top = args.top or MOST_PROPOSALS
     if args.format != "jsonl" and (args.sources or not args.images):
         parser.error(f"--format {args.format} needs --images, and has no --sources")
     if args.compare and len(args.compare) != 1:
@@ -204,7 +223,11 @@ def figures(matches: list[PhotoMatch], points_only: bool) -> dict:
 def settings(args: argparse.Namespace) -> dict:
     """How the photos were looked at, as keys of the result."""
     degrees = int(args.rotate) if args.rotate.is_integer() else args.rotate
-    return {"size": None, "flip": False, "rotate": 0} if args.detections else {**view(args), "rotate": degrees}
+    if args.detections:
+        return {"size": None, "flip": False, "rotate": 0}
+    # eval_fddb.py has no such switch.
+    proposals = {"proposals": True} if getattr(args, "proposals", False) else {}
+    return {**view(args), "rotate": degrees, **proposals, **box_convention(args)}
 
 
 def domain(args: argparse.Namespace, samples: list[FaceSample], labels: list) -> str:

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.detections:
         detections, name = read_any(args, samples, names)
     else:
-        analyzer, name = build_analyzer(args)
+        analyzer, name = build_analyzer(args, boxes_alone=True)
         found = detect(analyzer, read_photos(samples, turns), args)
         detections = [Regions.of(faces, args.shape) for faces in progress(found, len(samples))]
     if args.save_detections:

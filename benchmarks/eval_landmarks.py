@@ -342,8 +342,22 @@ def face_view(box: np.ndarray) -> Affine:
 
 
 def points_of(faces: Faces, scheme: str) -> np.ndarray:
-    """Points (n, K, 2) of that scheme, which the faces have, or of scheme "5" those of any."""
-    return faces.alignment_points if scheme == "5" else faces.landmarks
+    """Points (n, K, 2) of that scheme, which the faces have, or of scheme "5" those of any.
+
+    Raises
+    ------
+    InputError
+        The faces have no such points.
+    """
+    if scheme == "5":
+        return faces.alignment_points
+    if faces.scheme != scheme:
+        what = "none" if faces.scheme is None else faces.scheme
+        raise InputError(
+            f"expected {scheme} dense landmarks of each face found, got {what}: score a detector that gives them, or "
+            "--five"
+        )
+    return faces.landmarks
 
 
 def scheme_of(predictor: LandmarkPredictor | PointDetector) -> str:

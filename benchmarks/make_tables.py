@@ -9,6 +9,7 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   untrained_models the other detectors
   landmark_models  the same of the landmark nets that have weights
   detection        every result of eval_detection.py
+  five_points      the five points of those of its results that have them
   landmarks        every result of eval_landmarks.py
   pose             every result of eval_pose.py
   mesh             every result of eval_mesh.py
@@ -198,7 +199,8 @@ class Results:
             r
             for r in self.detection
             if (r["model"], r["data"], r.get("size"), r["rotate"]) == (model, MAIN_DATA, MAIN_SIZE, 0)
-            and not (r["flip"] or r.get("min_face"))
+            and not (r["flip"] or r.get("min_face") or r.get("proposals"))
+            and not {"box_style", "box_mapping"} & set(r)
         ]
         return chosen[0] if chosen else None
 
@@ -217,8 +219,18 @@ class Results:
         return chosen[0] if chosen else None
 
     def runs_of(self, model: str) -> list[tuple[dict, dict]]:
-        """(result, run) of each latency measurement of a model."""
+        """(result, run) of each latency measurement of a model on MXNet."""
         return [(result, one) for result in self.latency for one in result["runs"] if one["model"] == model]
+
+    def runs_on_all_engines(self) -> list[tuple[dict, dict]]:
+        """(result, run) of each latency measurement, what a compiled net took below what MXNet took for the same."""
+        runs = []
+        for result in self.latency:
+            every = [*result["runs"], *result.get("compiled", ())]
+            models = list(dict.fromkeys(one["model"] for one in every))
+            every.sort(key=lambda one: (models.index(one["model"]), one["threads"], one["batch"]))
+            runs += [(result, one) for one in every]
+        return runs
 
 
 #: Kinds of results that lie in the folder of another kind: folder, and what their names begin with.
@@ -417,6 +429,15 @@ def _detection(results: list[dict], with_model: bool) -> str:
         cells = [r["domain"], looked_at(r), *(figure(r[k]) for k in ("ap50", "ap", "recall_at_1fppi"))]
         rows.append([f"`{r['model']}`", *cells] if with_model else cells)
     return markdown_table(rows) if results else ""
+
+
+def five_points_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    rows = [["model", "photos", "looked at", "error, of the face's size", "faces found", "not found"]]
+    for r in results.detection:
+        if r["nme5"] is not None:
+            cells = [r["domain"], looked_at(r), _percent(r["nme5"]), str(r["nme5_faces"]), str(r["nme5_missed"])]
+            rows.append([f"`{r['model']}`", *cells])
+    return markdown_table(rows) if len(rows) > 1 else ""
 
 
 def _by_size(result: dict) -> str:
@@ -630,27 +651,25 @@ def ablation_table(facts: list[ModelFacts], results: Results, path: Path) -> str
 
 
 def speed_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
-    return _speed([(r, one) for r in results.latency for one in r["runs"]], with_model=True)
+    return _speed(results.runs_on_all_engines(), with_model=True)
+
+
+#: Stages of latency.py.
+_STAGES = ("decode", "preprocess", "network", "postprocess", "total")
 
 
 def _speed(runs: list[tuple[dict, dict]], with_model: bool) -> str:
-    head = [
-        "size",
-        "threads",
-        "batch",
-        "decode",
-        "preprocess",
-        "network",
-        "postprocess",
-        "total",
-        "photos/s",
-        "peak MiB",
-    ]
+    # Results of before there were engines to choose are MXNet's.
+    engines = {one.get("engine", "mxnet") for _, one in runs}
+    with_engine = engines != {"mxnet"}
+    engine = ["engine"] if with_engine else []
+    head = ["size", *engine, "threads", "batch", *_STAGES, "photos/s", "peak MiB"]
     rows = [["model", *head] if with_model else head]
     for result, one in runs:
-        medians = (f"{one['median_ms'][stage]:.1f}" for stage in head[3:8])
+        medians = (f"{one['median_ms'][stage]:.1f}" for stage in _STAGES)
         cells = [
-            str(result["size"]),
+            _size(result["size"]),
+            *([_ENGINES[one.get("engine", "mxnet")]] if with_engine else []),
             str(one["threads"]),
             str(one["batch"]),
             *medians,
@@ -661,7 +680,18 @@ def _speed(runs: list[tuple[dict, dict]], with_model: bool) -> str:
     if not runs:
         return ""
     machines = sorted({f"{r['machine']['cpu']}, {r['machine']['cores']} cores" for r, _ in runs})
-    return f"Median milliseconds a batch, MXNet, {'; '.join(machines)}.\n\n" + markdown_table(rows)
+    what = "Median milliseconds a batch" + ("" if with_engine else ", MXNet") + f", {'; '.join(machines)}."
+    if with_engine:
+        what += (
+            " The preprocess of an artefact is the canvas alone: normalisation, decoding and suppression are inside of "
+            "its network."
+        )
+    return f"{what}\n\n" + markdown_table(rows)
+
+
+def _size(size: int | str | Sequence[int]) -> str:
+    """A long side, "stored", or a canvas as --size takes it: 480x640, height first."""
+    return str(size) if isinstance(size, (int, str)) else "x".join(map(str, size))
 
 
 #: Engine of a result of deploy.py -> the head of its column.
@@ -793,7 +823,7 @@ def figures(model: str, results: Results) -> str:
     parts += _meshes([r for r in results.mesh if r["model"] == model])
     parts += _attention([r for r in results.attention if r["model"] == model])
     parts += _pose_time([r for r in results.pose_time if r["model"] == model])
-    runs = results.runs_of(model)
+    runs = [(result, one) for result, one in results.runs_on_all_engines() if one["model"] == model]
     if runs:
         parts.append(_speed(runs, with_model=False))
     parts += [
@@ -819,6 +849,7 @@ _REGIONS = {
     "untrained_models": untrained_models_table,
     "landmark_models": landmark_models_table,
     "detection": detection_table,
+    "five_points": five_points_table,
     "landmarks": landmarks_table,
     "pose": pose_table,
     "mesh": mesh_table,

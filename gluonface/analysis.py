@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -39,6 +39,10 @@ from .geometry import (
     warp_points,
 )
 from .image import MAX_PIXELS, load_image
+from .pose import fit_pose
+
+if TYPE_CHECKING:
+    from .mesh import MeshTopology
 
 __all__ = [
     "REALIGN_FROM",
@@ -104,6 +108,7 @@ def postprocess(
     boxes: Sequence[Letterbox],
     score_thresh: float = 0.0,
     max_faces: int | None = None,
+    topology: MeshTopology | None = None,
 ) -> list[Faces]:
     """What a detector gave for a batch, as `Faces` in pixels of each photo.
 
@@ -118,19 +123,34 @@ def postprocess(
         Weaker faces are left out.
     max_faces : int, optional
         Only so many, the best.
+    topology : MeshTopology, optional
+        What the vertices of the net's meshes are; by default meshes of 468 vertices are those of
+        `gluonface.mesh.topology_468`, and others are not known.
 
     Returns
     -------
     list of Faces
         Of each Letterbox, best first. Boxes are cut at the border of the photo, and those without area left out;
-        landmarks are not cut. Dense landmarks bring the five points along; a mesh of a kind that is known
-        (`gluonface.mesh.topology_468`) the pose, where the net gives none.
+        landmarks are not cut. Dense landmarks bring the five points along. A mesh whose topology is known brings the
+        pose, where the net gives none: of a face whose mesh is none, all in one place or on a line, it is that of the
+        five points (`gluonface.pose.fit_pose`). A photo has no poses where these are in one place or on a line, too.
+
+    Raises
+    ------
+    InputError
+        A topology, and no meshes or those of another number of vertices.
     """
     ids, scores, bboxes, *rest = outputs
     points = rest.pop(0) if rest else None
     # A mesh is wider than the three angles.
     pose = rest.pop(0) if rest and rest[0].shape[-1] == 3 else None
     mesh = rest.pop(0) if rest else None
+    if topology is not None and (mesh is None or mesh.shape[-1] != 3 * topology.num_vertices):
+        came = "no meshes" if mesh is None else f"meshes of {mesh.shape[-1] // 3}"
+        raise InputError(
+            f"expected meshes of {topology.num_vertices} vertices, those of the topology {topology.name}, the net "
+            f"gives {came}; give the topology of its meshes, or none"
+        )
     results = []
     for i, box in enumerate(boxes):
         in_photo = clip_boxes(box.inverse_boxes(bboxes[i]), box.source_hw).astype(np.float32)
@@ -152,7 +172,7 @@ def postprocess(
         if mesh is not None:
             parts["mesh"] = _mesh_in_photo(mesh[i, rows], box)
             if pose is None:
-                parts["pose"] = _pose_of_mesh(parts["mesh"])
+                parts["pose"] = _pose_of_mesh(parts["mesh"], parts.get("landmarks5"), topology)
         results.append(Faces(in_photo[rows], scores[i, rows, 0], size_hw=box.source_hw, **parts))
     return results
 
@@ -165,16 +185,20 @@ def _mesh_in_photo(mesh: np.ndarray, box: Letterbox) -> np.ndarray:
     return np.concatenate([box.inverse_points(vertices[..., :2]), vertices[..., 2:] / box.scale_xy[0]], axis=-1)
 
 
-def _pose_of_mesh(mesh: np.ndarray) -> np.ndarray | None:
-    """Yaw, pitch, roll (n, 3) in degrees of meshes (n, V, 3); None where the kind of mesh is not known, or one of them
-    is no face (an untrained net puts all vertices in one place).
+def _pose_of_mesh(mesh: np.ndarray, five: np.ndarray | None, topology: MeshTopology | None) -> np.ndarray | None:
+    """Yaw, pitch, roll (n, 3) in degrees of meshes (n, V, 3), or of five points (n, 5, 2) where a mesh is no face. None
+    where the kind of mesh is not known, or five points are no face either (an untrained net puts all in one place).
     """
     from .mesh import pose_from_mesh, topology_468  # here: a process that finds no meshes starts without them
 
-    topology = topology_468()
-    if mesh.shape[1] != topology.num_vertices:
-        return None
+    if topology is None:
+        topology = topology_468()
+        if mesh.shape[1] != topology.num_vertices:
+            return None
     pose, _ = pose_from_mesh(mesh, topology)
+    lost = ~np.isfinite(pose).all(axis=1)
+    if lost.any() and five is not None:
+        pose[lost], _ = fit_pose(five[lost])
     return pose if np.isfinite(pose).all() else None
 
 
@@ -297,6 +321,9 @@ class Analyzer(Backend):
         See `Backend`.
     landmarks : LandmarkStage, optional
         Second stage, on the same engine or another one. ``Faces.landmarks`` then holds its points.
+    topology : MeshTopology, optional
+        Of a detector with meshes: what their vertices are, from which the pose follows. By default meshes of 468
+        vertices are those of `gluonface.mesh.topology_468`, and others bring no pose.
     size : int, (int, int), "auto" or None
         An int S: the photo's long side becomes S, smaller or larger, on a canvas S x S. A pair (h, w): that canvas.
         "auto": the size the net is meant for (``facts.size``). None: the photo keeps its size, on a canvas rounded up
@@ -328,6 +355,7 @@ class Analyzer(Backend):
         *,
         buckets: Mapping[tuple[int, int], Sequence[int]] | None = None,
         landmarks: LandmarkStage | None = None,
+        topology: MeshTopology | None = None,
         size: int | tuple[int, int] | str | None = "auto",
         score_thresh: float | None = None,
         max_faces: int | None = None,
@@ -345,9 +373,18 @@ class Analyzer(Backend):
             )
         if landmarks is not None and not isinstance(landmarks, LandmarkStage):
             raise InputError(f"expected landmarks to be a LandmarkStage or None, got {landmarks!r:.80}")
+        if topology is not None:
+            from .mesh import MeshTopology
+
+            if not isinstance(topology, MeshTopology):
+                raise InputError(
+                    "expected topology to be a gluonface.mesh.MeshTopology, such as load_topology reads, or None, got "
+                    f"{topology!r:.80}"
+                )
         self._set_buckets(buckets)
         self.facts = facts
         self.landmarks = landmarks
+        self.topology = topology
         # A photo on a canvas of its own keeps its size.
         self._upscale = size is not None
         #: Height and width of the canvas of all photos; None: `letterbox_for` chooses one for each.
@@ -549,8 +586,11 @@ class Analyzer(Backend):
         thresh = self.score_thresh if score_thresh is None else score_thresh
         # The dense landmarks are left to the caller, who may have other views of the same faces.
         sent = self._send([apply_letterbox(*pair) for pair in zip(images, boxes)], thresh)
-        found = (postprocess(self._collect(handle), boxes[rows], thresh, self.max_faces) for rows, handle in sent)
-        return list(itertools.chain.from_iterable(found))
+        return [
+            faces
+            for rows, handle in sent
+            for faces in postprocess(self._collect(handle), boxes[rows], thresh, self.max_faces, self.topology)
+        ]
 
 
 @dataclass
@@ -566,7 +606,8 @@ class _Batch:
         """Wait for the net."""
         analyzer = self.analyzer
         for places, boxes, handle in self.parts:
-            found = postprocess(analyzer._collect(handle), boxes, analyzer.score_thresh, analyzer.max_faces)
+            outputs = analyzer._collect(handle)
+            found = postprocess(outputs, boxes, analyzer.score_thresh, analyzer.max_faces, analyzer.topology)
             for i, faces in zip(places, found):
                 self.results[i] = faces
         if self.images:

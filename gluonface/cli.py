@@ -126,6 +126,13 @@ def _net_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score", type=_fraction, metavar="S", help="leave out weaker faces (default: the model's)")
     parser.add_argument("--nms", type=_fraction, metavar="T", help="IoU above which the weaker of two boxes goes")
     parser.add_argument("--max-faces", type=_positive, metavar="N", help="at most N faces a photo, the best")
+    _box_style_argument(parser)
+
+
+def _box_style_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--box-style", choices=BOX_STYLES, help="what the boxes of a net are that has them from points, such as KPNet"
+    )
 
 
 def _running_arguments(parser: argparse.ArgumentParser, what: str, batch: int) -> None:
@@ -232,7 +239,7 @@ def _analyzer(args: argparse.Namespace):
                 + ("" if gpus else '; it takes an MXNet for CUDA: pip install "gluonface[cu112]"')
             )
         ctx = mx.gpu(args.gpu)
-    return FaceAnalyzer(
+    analyzer = FaceAnalyzer(
         args.model,
         landmarks=args.landmarks,
         ctx=ctx,
@@ -244,13 +251,24 @@ def _analyzer(args: argparse.Namespace):
         root=args.root,
         max_pixels=args.max_pixels,
     )
+    if args.box_style is not None:
+        if not hasattr(analyzer.net, "set_box_style"):
+            raise InputError(
+                f"--box-style goes with a net that has its boxes from points, such as KPNet; {analyzer.detector_name} "
+                "has boxes of its own: leave it out"
+            )
+        analyzer.net.set_box_style(args.box_style)
+    return analyzer
 
 
 def _compiled_analyzer(args: argparse.Namespace):
-    for option in ("model", "landmarks", "nms", "gpu", "root"):
+    for option in ("model", "landmarks", "nms", "box_style", "gpu", "root"):
         if getattr(args, option) is not None:
-            hint = {"landmarks": "; a compiled landmark net is --landmarks-artefact", "nms": " (it is compiled in)"}
-            raise InputError(f"--{option} does not go with --artefact{hint.get(option, '')}")
+            hint = {
+                "landmarks": "; a compiled landmark net is --landmarks-artefact",
+                **dict.fromkeys(("nms", "box_style"), " (it is compiled in)"),
+            }
+            raise InputError(f"--{option.replace('_', '-')} does not go with --artefact{hint.get(option, '')}")
 
     from .deploy import runtime
 
@@ -797,9 +815,7 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|none",
         help="tuned schedules of `gluonface tune` (default: those that come with the package for the target)",
     )
-    parser.add_argument(
-        "--box-style", choices=BOX_STYLES, help="what the boxes of a net are that has them from points, such as KPNet"
-    )
+    _box_style_argument(parser)
     parser.add_argument(
         "--face-batch",
         type=_positive,

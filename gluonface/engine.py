@@ -181,7 +181,8 @@ class Engine:
         self.out = Path(config.save_prefix)
         self.epoch, self.iteration = config.start_epoch, 0
         self.best_value: float | None = None
-        # Validations since the best one, or since the learning rate fell; how often it fell (--lr-mode plateau).
+        # Validations since the best one, since the warm-up, or since the learning rate fell; how often it fell
+        # (--lr-mode plateau).
         self._waited, self._standstills = 0, 0
         self._part_names: list[str] = []
         self._shared_keys: set[int] = set()
@@ -281,10 +282,8 @@ class Engine:
         if config.start_epoch not in (0, state["epoch"]):
             _logger.warning("--start-epoch %d ignored: %s goes on at %d", config.start_epoch, source, state["epoch"])
         before, now = state["config"], json.loads(json.dumps(asdict(config)))
-        for name in sorted((now.keys() | before.keys()) - _FREE_TO_CHANGE):
-            if before.get(name) != now.get(name):
-                flag = "--" + name.replace("_", "-")
-                _logger.warning("resuming with %s %r, it was %r", flag, now.get(name), before.get(name))
+        for name, old, new in _changes(before, now):
+            _logger.warning("resuming with --%s %r, it was %r", name.replace("_", "-"), new, old)
         average = point.arrays.get("ema", {})
         if average.keys() != self._ema.keys():
             had = f"an --ema-decay of {before['ema_decay']:g}" if average else "no --ema-decay"
@@ -575,7 +574,10 @@ class Engine:
             try:
                 with self.averaged_weights():
                     validation = {name: float(value) for name, value in self.evaluate(self.net).items()}
-                    self._count_standstills(better=self._keep_best(validation))
+                    better = self._keep_best(validation)
+                # The rate falls from where the warm-up ends: no epoch of it alone can have stood still.
+                if self.epoch > config.warmup_epochs:
+                    self._count_standstills(better)
             except Exception:
                 self._save()  # hours of training should not be lost to a slip in the validation
                 _logger.error("validation failed; epoch %d is saved, go on with --resume %s", self.epoch - 1, self.out)
@@ -619,7 +621,7 @@ class Engine:
         return True
 
     def _count_standstills(self, better: bool) -> None:
-        """Count another validation, for --lr-mode plateau."""
+        """Count another validation after the warm-up, for --lr-mode plateau."""
         self._waited = 0 if better else self._waited + 1
         if self._waited >= self.config.lr_patience:
             self._waited, self._standstills = 0, self._standstills + 1
@@ -695,6 +697,16 @@ class Engine:
             f"Continue with --resume {self.out}" if saved else "There is no checkpoint yet: start again.",
         )
         raise TrainingInterrupted(128 + (self._signals.received or 15))
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What two parts of a run have otherwise that can change its result: name, value before, value now."""
+    names = sorted((now.keys() | before.keys()) - _FREE_TO_CHANGE - {"flags"})
+    changes = [(name, before.get(name), now.get(name)) for name in names]
+    # Of the script's own flags those that both know: a run of an earlier version has none, or not all.
+    old, new = before.get("flags", {}), now["flags"]
+    changes += [(name, old[name], new[name]) for name in sorted(old.keys() & new.keys())]
+    return [change for change in changes if change[1] != change[2]]
 
 
 def _mean(part: mx.nd.NDArray, name: str, samples: int) -> mx.nd.NDArray:

@@ -45,7 +45,8 @@ class ModelFacts:
         side, since people do not label symmetrically (twice the labels' shift from the middle). Flip averaging takes it
         into account.
     decoder : str
-        Of a landmark net: how its heatmaps are read best, see :func:`gluonface.decode.decode_heatmaps`.
+        Of a landmark net, or a MaskFace detector: how its heatmaps are read best, see
+        :func:`gluonface.decode.decode_heatmaps`.
     scoring : str
         Of KPNet: what a face's score is that ranks faces best, see `gluonface.model_zoo.keypoint_detector.SCORINGS`.
     score_thresh : float

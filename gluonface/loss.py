@@ -106,7 +106,8 @@ class AnchorLoss(nn.HybridBlock):
         landmark_masks : (B, N, 1)
         normaliser : (B,)
             Factor of each image's sums: images in the global batch / positive anchors in it, so that the mean over
-            images is a mean over positive anchors, whatever the number of devices.
+            images is a mean over positive anchors, whatever the number of devices. Where a device finds out by itself
+            which anchors are positive, as for the second head of a cascade: its images / positive anchors in them.
         landmark_normaliser : (B,)
             The same for the points.
 
@@ -200,7 +201,8 @@ class MeshLoss(nn.HybridBlock):
         mesh_masks : (B, P)
             See :class:`gluonface.targets.RefinedTargets`.
         normaliser : (B,)
-            Images in the global batch / anchors in it that learn a mesh, see `AnchorLoss`.
+            Images of this device / anchors in them that learn a mesh, which follow from its predictions; see
+            `AnchorLoss`.
 
         Returns
         -------
@@ -297,7 +299,8 @@ class KeypointMaskLoss(nn.HybridBlock):
             Number of the cell of each point, row by row; -1 for a point to be left out. See
             :class:`gluonface.targets.ProposalTargets`.
         normaliser : (B,)
-            Images in the global batch / proposals in it that have points, see `AnchorLoss`.
+            Images of this device / proposals in them that have points, which follow from its predictions; see
+            `AnchorLoss`.
 
         Returns
         -------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from .analysis import STRIDE, Analyzer, LandmarkStage
 from .errors import InputError
 from .image import MAX_PIXELS
 from .model_zoo import DEFAULT_DETECTOR, get_model
+
+if TYPE_CHECKING:
+    from .mesh import MeshTopology
 
 __all__ = ["FaceAnalyzer"]
 
@@ -39,6 +43,9 @@ class FaceAnalyzer(Analyzer):
     landmarks : str, HybridBlock or LandmarkStage, optional
         Second stage: a landmark net by its name, or as a net, or a stage with settings of its own, such as
         a `gluonface.alignment.LandmarkPredictor`. ``Faces.landmarks`` then holds its points.
+    topology : MeshTopology, optional
+        Of a detector with meshes: what their vertices are (`gluonface.mesh.load_topology`), from which the pose
+        follows. By default meshes of 468 vertices are those of `gluonface.mesh.topology_468`, and others bring no pose.
     ctx : mx.Context, optional
         Where named nets run (CPU by default); a given net runs where its parameters are.
     size : int, (int, int), "auto" or None
@@ -72,6 +79,7 @@ class FaceAnalyzer(Analyzer):
         detector: str | mx.gluon.HybridBlock | None = None,
         *,
         landmarks: str | mx.gluon.HybridBlock | LandmarkStage | None = None,
+        topology: MeshTopology | None = None,
         ctx: mx.Context | None = None,
         size: int | tuple[int, int] | str | None = "auto",
         score_thresh: float | None = None,
@@ -98,6 +106,7 @@ class FaceAnalyzer(Analyzer):
         super().__init__(
             self.net.facts,
             landmarks=landmarks,
+            topology=topology,
             size=size,
             score_thresh=score_thresh,
             max_faces=max_faces,

@@ -6,7 +6,7 @@ V vertices, S scale bins.
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,7 @@ __all__ = [
     "TagTargets",
     "encode_cells",
     "encode_mesh",
+    "labelled_points",
     "match_anchors",
     "square_anchors",
 ]
@@ -93,23 +94,36 @@ def match_anchors(
     """
     if len(boxes) == 0:
         return np.full(len(anchors), -1)
-    iou = box_iou(anchors, boxes)
-    face = iou.argmax(axis=1)
-    overlap = iou[np.arange(len(anchors)), face]
+    overlap, face = np.zeros(len(anchors), np.result_type(anchors, boxes)), np.zeros(len(anchors), np.int64)
+    best_anchors = {}
+    # Face after face, as few anchors touch it: a matrix of all with all takes many times as long, and the memory.
+    for m, rows in enumerate(_touching(anchors, boxes)):
+        iou = box_iou(anchors[rows], boxes[m : m + 1])[:, 0]
+        better = iou > overlap[rows]
+        overlap[rows[better]], face[rows[better]] = iou[better], m
+        best = iou.max(initial=0)
+        # A face that no anchor touches has no best ones.
+        if best >= low_quality_iou and best > 0:
+            best_anchors[m] = rows[iou >= best - 1e-6]
     matched = np.where(overlap >= positive_iou, face, np.where(overlap < negative_iou, -1, -2))
-    best = iou.max(axis=0)
-    # A face that no anchor touches has no best ones.
-    kept = (best >= low_quality_iou) & (best > 0)
     if not take_over:
-        chosen = ((iou >= best - 1e-6) & kept).any(axis=1)
-        return np.where(chosen, face, matched)
+        for rows in best_anchors.values():
+            matched[rows] = face[rows]
+        return matched
     # Larger faces first, so that where two faces share their best anchor the smaller one, which has fewer others, keeps
     # it.
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     for m in np.argsort(-area):
-        if kept[m]:
-            matched[iou[:, m] >= best[m] - 1e-6] = m
+        if m in best_anchors:
+            matched[best_anchors[m]] = m
     return matched
+
+
+def _touching(boxes: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
+    """For one of the boxes (M, 4) after another, the numbers of the boxes (N, 4) that share an area with it."""
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T, np.result_type(boxes, others))
+    for left, top, right, bottom in others:
+        yield np.flatnonzero((x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top))
 
 
 @dataclass(frozen=True)
@@ -210,8 +224,11 @@ def _encode_matches(
     faces, points = boxes[~ignore], landmarks5[~ignore]
     cls_targets = np.where(matched >= 0, 1.0, np.where(matched == -1, 0.0, float(IGNORED))).astype(np.float32)
     if ignore.any():
-        on_region = box_ioa(places, boxes[ignore]).max(axis=1) >= ignore_ioa
-        cls_targets[on_region & (cls_targets == 0)] = IGNORED
+        covered = np.zeros(len(places), np.result_type(places, boxes))
+        regions = boxes[ignore]
+        for m, rows in enumerate(_touching(places, regions)):
+            covered[rows] = np.maximum(covered[rows], box_ioa(places[rows], regions[m : m + 1])[:, 0])
+        cls_targets[(covered >= ignore_ioa) & (cls_targets == 0)] = IGNORED
     box_targets = np.zeros((len(places), 4), np.float32)
     landmark_targets = np.zeros((len(places), 2 * landmarks5.shape[1]), np.float32)
     landmark_masks = np.zeros((len(places), 1), np.float32)
@@ -313,12 +330,15 @@ def _best_anchors(
     numbers = np.flatnonzero(matched >= 0)
     numbers = numbers[chosen[matched[numbers]]] if len(numbers) else numbers
     if len(numbers) > most:
-        overlap = box_iou(anchors[numbers], boxes)[np.arange(len(numbers)), matched[numbers]]
+        overlap = np.empty(len(numbers), np.result_type(anchors, boxes))
+        for m in np.unique(matched[numbers]):
+            own = matched[numbers] == m
+            overlap[own] = box_iou(anchors[numbers[own]], boxes[m : m + 1])[:, 0]
         numbers = numbers[np.argsort(-overlap, kind="stable")[:most]]
     return numbers
 
 
-def _labelled_points(labels, num_points: int) -> np.ndarray:
+def labelled_points(labels, num_points: int) -> np.ndarray:
     """Points (M, K, 2) of all labels, NaN where unknown: five, or those of the scheme with that number."""
     if num_points == 5:
         return labels.landmarks5
@@ -361,7 +381,7 @@ class MaskFaceTargets(AnchorTargets):
             Their points, NaN where unknown.
         """
         cls_targets, box_targets, *_ = super().encode_labels(labels)
-        points = _labelled_points(labels, self.num_points)
+        points = labelled_points(labels, self.num_points)
         faces = np.flatnonzero(~labels.ignore)
         without = ~_with_points(points[faces])
         # Those without points are told, too: a proposal of theirs is not to be taken for one of a neighbour.
@@ -508,7 +528,8 @@ def square_anchors(boxes: np.ndarray) -> np.ndarray:
     """
     boxes = np.asarray(boxes)
     low, high = boxes[..., :2], boxes[..., 2:]
-    half = np.sqrt(np.prod(high - low, axis=-1, keepdims=True)) / 2
+    size = high - low
+    half = np.sqrt(size[..., :1] * size[..., 1:]) / 2
     return np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], axis=-1)
 
 
@@ -795,8 +816,8 @@ class KPNetTargets:
         labels : gluonface.data.base.FaceLabels
             ``points_only`` faces have squares, but are ignored in the scale map.
         rng : numpy.random.Generator, optional
-            Draws the jitter. Without, it follows from the boxes: a view has the same targets in any worker, another
-            view of the photo others.
+            Draws the jitter; `gluonface.data.loader.BatchLoader` gives another one to each item of each epoch. Without,
+            squares are not jittered.
 
         Returns
         -------
@@ -822,9 +843,7 @@ class KPNetTargets:
         ignored = self._inside(boxes[~learnt], map_hw)
         # A face under an ignored region stays one; its bin's Gaussian, not the whole of its cells.
         scale_targets[ignored & (scale_targets == 0)] = -1
-        points = _labelled_points(labels, self.num_points)
-        if rng is None:
-            rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(labels.boxes).tobytes()))
+        points = labelled_points(labels, self.num_points)
         squares, faces_of = self._squares(centres, sizes, faces & np.isfinite(points).all(axis=2).any(axis=1), rng)
         found = squares, *self._places(points, squares, faces_of)
         if not self.response_map:
@@ -846,12 +865,12 @@ class KPNetTargets:
         chosen &= (cells >= 0).all(axis=1) & (cells < (width, height)).all(axis=1)
         faces = np.flatnonzero(chosen)
         faces = np.tile(faces[np.argsort(-sizes[faces], kind="stable")], self.per_face)[: self.max_squares]
-        off = rng.integers(-self.jitter_cells, self.jitter_cells + 1, (len(faces), 2))
-        cells = np.clip(cells[faces] + off, 0, (width - 1, height - 1))
-        bins = np.zeros(0, np.int64)
-        if len(faces):
-            off = rng.integers(-self.jitter_bins, self.jitter_bins + 1, len(faces))
-            bins = np.clip(encode_scale(sizes[faces], self.spec) + off, 1, self.spec.bins)
+        cells_off, bins_off = np.zeros((len(faces), 2), np.int64), np.zeros(len(faces), np.int64)
+        if rng is not None:
+            cells_off = rng.integers(-self.jitter_cells, self.jitter_cells + 1, (len(faces), 2))
+            bins_off = rng.integers(-self.jitter_bins, self.jitter_bins + 1, len(faces))
+        cells = np.clip(cells[faces] + cells_off, 0, (width - 1, height - 1))
+        bins = np.clip(encode_scale(sizes[faces], self.spec) + bins_off, 1, self.spec.bins)
         squares = np.zeros((self.max_squares, 4), np.float32)
         squares[: len(faces)] = squares_about((cells + 0.5) * self.spec.stride, decode_scale(bins, self.spec))
         return squares, faces
@@ -912,7 +931,7 @@ class TagTargets:
         """
         maps = KPNetTargets(self.size_hw, self.num_points, self.spec, response_map=True)
         *_, response = maps.encode_labels(labels)
-        points, (height, width) = _labelled_points(labels, self.num_points), self.spec.map_hw(self.size_hw)
+        points, (height, width) = labelled_points(labels, self.num_points), self.spec.map_hw(self.size_hw)
         boxes = np.asarray(labels.boxes, np.float64)
         sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
         faces = np.flatnonzero(~labels.ignore & (sizes >= maps.smallest_face) & np.isfinite(points).any(axis=(1, 2)))

@@ -31,6 +31,9 @@ SHORT_SIDES = (500, 800, 1100, 1400, 1700)
 # 0.51 of that side on an astronaut's face that fills the photo, looked at with a long side of 1280 and 2048.
 _ANSWERS_UP_TO = 0.25
 
+# Parts of `Faces` that are averaged beside the boxes, and what they are called in errors.
+_VOTED = {"landmarks5": "five points", "landmarks": "dense landmarks", "pose": "a pose"}
+
 
 def detect_multiscale(
     analyzer,
@@ -65,10 +68,13 @@ def detect_multiscale(
         Also look at the mirrored photo, in the same batch.
     soft : {"linear", "gaussian"}, optional
         Soft-NMS of the boxes of each run before the vote (MaskFace section 4.2), see `gluonface.geometry.soft_nms`.
-        The analyzer has to leave it boxes that overlap: ``FaceAnalyzer(net, nms_thresh=1)``.
+        The analyzer has to leave it boxes that overlap, ``FaceAnalyzer(net, nms_thresh=1)``, and enough of them: what
+        the net's own suppression would have dropped counts against its caps now, and the weaker faces of a crowd would
+        go. Lift them after that: ``net.set_nms(1, 5000, 5000, net.score_thresh)`` of nets with anchors, which are set
+        for 1000 and 750.
     vote_thresh : float
         Boxes of all runs that overlap the best by at least this IoU become one: the mean weighted by score, of boxes,
-        of points and, where the detector gives them, of poses (see `vote_faces`).
+        of points, five and dense, and, where the detector gives them, of poses (see `vote_faces`).
     nms_thresh : float, optional
         A last non-maximum suppression of the voted boxes, which have moved; `vote_thresh` by default.
     max_long_side : int, optional
@@ -84,15 +90,16 @@ def detect_multiscale(
     Returns
     -------
     Faces
-        In pixels of the photo, best first; with dense landmarks where the analyzer has a landmark net, found once on
-        the voted faces.
+        In pixels of the photo, best first; with dense landmarks where the detector gives them, or where the analyzer
+        has a landmark net: then they are that net's, found once on the voted faces.
 
     Raises
     ------
     ImageError
         The image cannot be read.
     InputError
-        Sides or ranges are none, or an engine of fixed canvases has none that is large enough.
+        Sides or ranges are none, an engine of fixed canvases has none that is large enough, or what it finds cannot be
+        mirrored (`mirror_faces`).
     """
     if not hasattr(analyzer, "detect_letterboxed"):
         from .pipeline import FaceAnalyzer  # loads MXNet: not for compiled nets
@@ -164,37 +171,45 @@ def vote_faces(runs: Sequence[Faces], vote_thresh: float = 0.4, nms_thresh: floa
     Parameters
     ----------
     runs : sequence of Faces
-        All of one photo, all with five points or all without, and the same with poses. Boxes, scores, five points and
-        poses are kept, other parts are not. The mean of poses is that of rotations, weighted by score: the rotation
-        nearest to the mean of their matrices, as angles near to those of the best box.
+        All of one photo, all with five points or all without, and the same with dense landmarks, of one scheme, and
+        with poses; those without faces need not say. All these parts are kept, meshes are not. The mean of poses is
+        that of rotations, weighted by score: the rotation nearest to the mean of their matrices, as angles near to
+        those of the best box.
     vote_thresh, nms_thresh : float
         See `detect_multiscale`.
 
     Raises
     ------
     InputError
-        The results are of different photos, or a part that some have and others lack.
+        The results are of different photos, dense landmarks of different schemes, or a part that some have and others
+        lack.
     """
     if not runs or len({faces.size_hw for faces in runs}) != 1:
         raise InputError(f"expected results of one photo, got sizes {sorted({faces.size_hw for faces in runs})}")
+    # A run without faces need not say what its faces would have.
+    runs = [faces for faces in runs if len(faces)] or runs
+    schemes = sorted({faces.scheme for faces in runs} - {None})
+    if len(schemes) > 1:
+        raise InputError(f"expected dense landmarks of one scheme in all results, got schemes {', '.join(schemes)}")
     size_hw = runs[0].size_hw
     boxes = np.concatenate([faces.boxes for faces in runs])
     scores = np.concatenate([faces.scores for faces in runs])
-    points, poses = _part_of_all(runs, "landmarks5", "five points"), _part_of_all(runs, "pose", "a pose")
-    values = [boxes]
-    if points is not None:
-        values.append(points.reshape(-1, 10))
+    values = {name: _part_of_all(runs, name, called) for name, called in _VOTED.items()}
+    values = {"boxes": boxes} | {name: part for name, part in values.items() if part is not None}
+    poses = values.get("pose")
     if poses is not None:
-        values.append(rotation_from_pose(poses).reshape(-1, 9))
-    keep, voted = vote(boxes, scores, np.concatenate(values, axis=1), vote_thresh)
-    scores, boxes = scores[keep], clip_boxes(voted[:, :4], size_hw)
+        values["pose"] = rotation_from_pose(poses)
+    columns = [part.reshape(len(part), np.prod(part.shape[1:], dtype=int)) for part in values.values()]
+    keep, voted = vote(boxes, scores, np.concatenate(columns, axis=1), vote_thresh)
+    ends = np.cumsum([part.shape[1] for part in columns])
+    parts = dict(zip(values, np.split(voted, ends[:-1], axis=1)))
+    scores, boxes = scores[keep], clip_boxes(parts.pop("boxes"), size_hw)
     last = nms(boxes, scores, vote_thresh if nms_thresh is None else nms_thresh)
-    parts = {}
-    if points is not None:
-        parts["landmarks5"] = voted[last, 4:14].reshape(-1, 5, 2)
+    parts = {name: part[last].reshape(len(last), *values[name].shape[1:]) for name, part in parts.items()}
     if poses is not None:
-        parts["pose"] = _mean_poses(voted[last, -9:].reshape(-1, 3, 3), poses[keep[last]])
-    return Faces(boxes[last], scores[last], size_hw=size_hw, **parts)
+        parts["pose"] = _mean_poses(parts["pose"], poses[keep[last]])
+    scheme = schemes[0] if schemes else None
+    return Faces(boxes[last], scores[last], scheme=scheme, size_hw=size_hw, **parts)
 
 
 def _part_of_all(runs: Sequence[Faces], name: str, called: str) -> np.ndarray | None:
@@ -202,7 +217,6 @@ def _part_of_all(runs: Sequence[Faces], name: str, called: str) -> np.ndarray | 
     parts = [getattr(faces, name) for faces in runs]
     if all(part is None for part in parts):
         return None
-    # A run without faces need not say what its faces would have.
     if any(part is None and len(faces) for part, faces in zip(parts, runs)):
         raise InputError(f"expected {called} in all results or in none")
     return np.concatenate([part for part in parts if part is not None])

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -22,10 +24,11 @@ from gluonface.analysis import (
     whole_strides,
 )
 from gluonface.errors import ImageError, InputError
+from gluonface.face_template import FACE_5
 from gluonface.faces import SCHEMES, Faces
 from gluonface.facts import ModelFacts
 from gluonface.geometry import HEATMAP_TEMPLATE, letterbox, warp_points
-from gluonface.mesh import topology_468, turn_upright
+from gluonface.mesh import subset_topology, topology_468, turn_upright
 from gluonface.pose import rotation_from_pose
 
 FACTS = ModelFacts(
@@ -241,10 +244,88 @@ def test_a_mesh_of_a_kind_that_is_known_brings_the_pose_along():
     outputs = [*outputs_of(rows, np.zeros((2, 10))), meshes.reshape(1, 2, -1).astype(np.float32)]
     (faces,) = postprocess(outputs, [letterbox((200, 200), (50, 50))])
     np.testing.assert_allclose(faces.pose, poses, atol=0.01)
-    outputs[-1][0, 1] = 7  # no face
-    assert postprocess(outputs, [letterbox((200, 200), (50, 50))])[0].pose is None
     (none,) = postprocess(outputs, [letterbox((200, 200), (50, 50))], 0.95)
     assert none.mesh.shape == (0, 468, 3) and none.pose.shape == (0, 3)
+
+
+@pytest.mark.parametrize("what", [lambda mesh: 7, lambda mesh: mesh * (1, 0, 0)], ids=["one place", "a line"])
+def test_a_face_whose_mesh_is_none_has_the_pose_of_its_five_points_and_others_that_of_theirs(what):
+    topology, poses = topology_468(), np.array([[30.0, -10, 5], [-20, 15, 40]])
+    meshes = turn_upright(np.einsum("nij,kj->nki", rotation_from_pose(poses), topology.canonical) * 3) + 25
+    turned = np.einsum("nij,kj->nki", rotation_from_pose(poses), FACE_5)[..., :2] * (20, -20) + 25
+    meshes[1] = what(meshes[1])
+    rows = [[0, 0.9, 0, 0, 9, 9], [0, 0.8, 10, 10, 20, 20]]
+    outputs = [*outputs_of(rows, turned.reshape(2, 10)), meshes.reshape(1, 2, -1).astype(np.float32)]
+    box = letterbox((200, 200), (50, 50))
+    (faces,) = postprocess(outputs, [box])
+    np.testing.assert_allclose(faces.pose, poses, atol=0.05)
+    outputs[3][0, 1] = 7  # five points in one place, too
+    assert postprocess(outputs, [box])[0].pose is None
+    assert postprocess([*outputs[:3], np.zeros((1, 2, 6)), outputs[4]], [box])[0].pose is None  # or none at all
+    assert postprocess(outputs, [box], max_faces=1)[0].pose is not None
+
+
+class Meshed(Rectangles):
+    """Rectangles that are all the same head, of the vertices of a topology, turned."""
+
+    pose, shape = (30.0, -10.0, 5.0), None
+
+    def _collect(self, handle):
+        ids, scores, boxes, points = super()._collect(handle)
+        mesh = turn_upright(self.shape @ rotation_from_pose(np.array(self.pose)).T).reshape(1, 1, -1)
+        return ids, scores, boxes, points, np.where(ids < 0, -1, mesh).astype(np.float32)
+
+
+def part_of_a_face():
+    topology = topology_468()
+    return subset_topology(
+        "part", topology.canonical, topology.triangles, np.arange(234), triangles_of="model", nose_tip=topology.nose_tip
+    )
+
+
+def test_an_analyzer_that_knows_the_topology_gives_poses_of_meshes_of_any_kind():
+    topology = part_of_a_face()
+
+    class Part(Meshed):
+        shape = topology.canonical
+
+    assert all(faces.pose is None for faces in Part(FACTS)(PHOTOS))
+    one = Part(FACTS, topology=topology)
+    box = letterbox(PHOTOS[1].shape[:2], (128, 128))
+    for faces, count in zip([*one(PHOTOS), *one.detect_letterboxed(PHOTOS[1:2], [box])], [*COUNTS, 1]):
+        assert faces.pose.shape == (count, 3)
+        np.testing.assert_allclose(faces.pose, np.tile(Part.pose, (count, 1)), atol=0.01)
+
+
+def test_another_topology_of_as_many_vertices_is_taken_instead_of_the_one_that_comes_with_the_package():
+    topology = topology_468()
+    turned = dataclasses.replace(topology, canonical=topology.canonical @ rotation_from_pose([0, 0, 20]))
+
+    class Other(Meshed):
+        shape = turned.canonical
+
+    (face,) = Other(FACTS, topology=turned)(PHOTOS[1])
+    np.testing.assert_allclose(face.pose, [Other.pose], atol=0.01)
+    (face,) = Other(FACTS)(PHOTOS[1])
+    assert abs(face.pose - Other.pose).max() > 10
+
+
+def test_a_topology_that_does_not_fit_the_net_or_is_none_is_refused():
+    class Whole(Meshed):
+        shape = topology_468().canonical
+
+    for kind, came in ((Whole, "meshes of 468"), (Rectangles, "no meshes")):
+        said = f"expected meshes of 234 vertices, those of the topology part, the net gives {came}; give the topology"
+        with pytest.raises(InputError, match=said):
+            kind(FACTS, topology=part_of_a_face())(PHOTOS[1])
+    with pytest.raises(InputError, match="topology to be a gluonface.mesh.MeshTopology, .* or None, got 'bfm.npz'"):
+        Rectangles(FACTS, topology="bfm.npz")
+
+
+def test_an_analyzer_starts_without_what_knows_meshes():
+    code = "import sys, gluonface.analysis, gluonface.deploy.runtime; print('gluonface.mesh' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_normalising_alone_is_the_same():

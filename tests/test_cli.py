@@ -28,6 +28,7 @@ class FakeAnalyzer:
     """As many faces in a photo as its height says: one for each 100 rows. Photos are really read."""
 
     detector_name = "fake_detector"
+    net = object()
     points = True
     posed = False
     tilt = 0
@@ -92,6 +93,24 @@ def test_without_output_options_photos_and_faces_are_printed(folder, capsys):
         "two/b.png: 0 faces (100x50)",
     ]
     assert err == "gluonface: 3 faces in 3 photos (fake_detector)\n"
+
+
+def test_boxes_are_of_the_style_asked_for_where_the_net_has_them_from_points(folder, monkeypatch, capsys):
+    styles = []
+
+    class Net:
+        def set_box_style(self, style):
+            styles.append(style)
+
+    assert cli.main(["detect", "one", "--box-style", "square"]) == 2
+    assert "--box-style goes with a net that has its boxes from points, such as KPNet; fake_detector has boxes of" in (
+        capsys.readouterr().err
+    )
+    assert cli.main(["detect", "one", "--box-style", "square", "--artefact", "net.artefact"]) == 2
+    assert "--box-style does not go with --artefact (it is compiled in)" in capsys.readouterr().err
+    monkeypatch.setattr(FakeAnalyzer, "net", Net())
+    assert cli.main(["detect", "one"]) == 0 and not styles
+    assert cli.main(["detect", "one", "--box-style", "square"]) == 0 and styles == ["square"]
 
 
 def test_quiet_says_nothing(folder, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import math
@@ -387,7 +388,7 @@ def test_a_smaller_value_can_be_the_better_one(tmp_path):
     assert engine.fit(make_batches).best_value == 1.0
 
 
-def plateau_run(folder, epochs, values, resume=""):
+def plateau_run(folder, epochs, values, resume="", **settings):
     values = iter(values)
     engine = make_engine(
         folder,
@@ -399,6 +400,7 @@ def plateau_run(folder, epochs, values, resume=""):
         lr_mode="plateau",
         lr_patience=2,
         lr_min=0.001,
+        **settings,
     )
     engine.fit(make_batches)
     return [record["lr"] / 0.02 for record in epochs_of(folder)]
@@ -411,6 +413,16 @@ def test_the_rate_falls_when_validations_in_a_row_are_no_better(tmp_path):
     rates = [1, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1]
     np.testing.assert_allclose(plateau_run(tmp_path / "a", 9, values), rates)
     np.testing.assert_allclose(plateau_run(tmp_path / "b", 10, [*values, 0.1]), [*rates, 0.05])
+
+
+@pytest.mark.parametrize(("warmup", "first_fall"), [(4, 6), (3.5, 5)])
+def test_standstills_are_counted_from_the_end_of_the_warm_up_on(tmp_path, warmup, first_fall):
+    # Best at once, and no better for long: two validations in a row are a standstill, but none of the warm-up alone.
+    values = [0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0, 0.0]
+    rates = plateau_run(tmp_path, 8, values, warmup_epochs=warmup)
+    assert first_fall == next(epoch for epoch in range(4, 8) if rates[epoch] < 1)
+    np.testing.assert_allclose(rates[4:first_fall], 1)
+    np.testing.assert_allclose(rates[first_fall : first_fall + 2], 0.1)
 
 
 def test_a_resumed_run_knows_how_long_its_validation_has_stood_still(tmp_path):
@@ -501,6 +513,31 @@ def test_resuming_with_other_settings_says_which(tmp_path, caplog):
     assert any("--lr 0.5" in line and "0.02" in line for line in said) and any("--epochs 3" in line for line in said)
     assert any("--start-epoch 2 ignored" in line for line in said) and not any("log-interval" in line for line in said)
     assert engine.epoch == 1
+
+
+def test_resuming_with_other_flags_of_the_script_says_which(tmp_path, caplog):
+    begun = {"frozen": False, "k0": 3.0, "face_sizes": None, "train": "a.jsonl", "gone": 1}
+    make_engine(tmp_path, epochs=1, flags=begun).fit(make_batches)
+    assert json.loads((tmp_path / "config.json").read_text())["flags"] == begun
+    with caplog.at_level(logging.WARNING):
+        now = {"frozen": True, "k0": 3.0, "face_sizes": [8.0, 16.0], "train": "a.jsonl", "new": 2}
+        make_engine(tmp_path, epochs=1, flags=now, resume=str(tmp_path))
+    assert [record.getMessage() for record in caplog.records] == [
+        "resuming with --face-sizes [8.0, 16.0], it was None",
+        "resuming with --frozen True, it was False",
+    ]
+
+
+def test_a_run_from_before_the_flags_of_scripts_were_kept_goes_on(tmp_path, caplog, monkeypatch):
+    def settings_of_old(config):
+        return {name: value for name, value in dataclasses.asdict(config).items() if name != "flags"}
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr("gluonface.engine.asdict", settings_of_old)
+        make_engine(tmp_path, epochs=1).fit(make_batches)
+    with caplog.at_level(logging.WARNING):
+        make_engine(tmp_path, epochs=1, flags={"k0": 3.0}, resume=str(tmp_path))
+    assert not caplog.records
 
 
 def test_a_run_is_not_resumed_with_another_optimizer_average_or_net(tmp_path):

@@ -16,6 +16,7 @@ from gluonface.errors import ImageError, InputError
 from gluonface.faces import Faces
 from gluonface.geometry import HEATMAP_TEMPLATE, letterbox
 from gluonface.image import encode_image
+from gluonface.mesh import topology_468
 from gluonface.model_zoo import ModelFacts, get_model
 from gluonface.pipeline import FaceAnalyzer
 
@@ -324,6 +325,13 @@ def test_the_nets_suppression_is_changed_only_where_needed(options, expected):
 def test_the_analyzer_names_its_detector():
     assert analyzer().detector_name == "bright_rectangles"
     assert repr(analyzer()) == "FaceAnalyzer(bright_rectangles, 128x128, score_thresh=0.3, cpu(0))"
+
+
+def test_the_topology_of_a_net_s_meshes_is_told_to_the_analyzer():
+    topology = topology_468()
+    assert analyzer().topology is None and analyzer(topology=topology).topology is topology
+    with pytest.raises(InputError, match="topology mediapipe468, the net gives no meshes"):
+        analyzer(topology=topology)(PHOTOS[0])
 
 
 # The lower level

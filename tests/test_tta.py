@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gluonface.errors import InputError
-from gluonface.faces import Faces
+from gluonface.faces import SCHEMES, Faces
 from gluonface.geometry import box_iou, warp_image, warp_points
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.pose import geodesic_degrees, rotation_from_pose
@@ -18,6 +18,8 @@ SIZE_HW = (300, 400)
 CORNERS = ((70, 70), (1210, 70), (70, 1210), (1210, 1210))
 BOX = np.array([60.0, 90.0, 160.0, 210.0])
 POINTS = np.array([[85, 130], [140, 128], [108, 155], [92, 180], [130, 182]], float)
+# 68 points all over the box.
+DENSE = BOX[:2] + np.random.default_rng(7).uniform(5, 95, (68, 2))
 
 
 def moved(coordinates, shift) -> np.ndarray:
@@ -203,6 +205,60 @@ def test_faces_with_meshes_are_looked_for_in_mirrored_photos_and_voted_without_t
     with_meshes, plain = (detect_multiscale(kind(), ramp(), flip=True) for kind in (WithMesh, Oracle))
     assert with_meshes.mesh is None
     np.testing.assert_array_equal(with_meshes.boxes, plain.boxes)
+
+
+class Dense(Oracle):
+    """An oracle with 68 points, too, as MaskFace has them."""
+
+    def detect_letterboxed(self, images, boxes, score_thresh=None):
+        first, found = self.runs, super().detect_letterboxed(images, boxes, score_thresh)
+        mirror = lambda points: (points * (-1, 1) + (SIZE_HW[1], 0))[SCHEMES["68"].flip_index]  # noqa: E731
+        results = []
+        for run, faces in enumerate(found, start=first):
+            points = moved(DENSE, self.shift(run))
+            points = mirror(points) if self.mirrored[run] else points
+            results.append(faces.with_(landmarks=np.tile(points, (len(faces), 1, 1)), scheme="68"))
+        return results
+
+
+def test_dense_points_of_all_scales_and_mirrors_are_those_of_the_photo():
+    faces = detect_multiscale(Dense(pose=lambda run: (30, -12, 8)), ramp())
+    assert (len(faces), faces.scheme) == (1, "68")
+    np.testing.assert_allclose(faces.landmarks[0], DENSE, atol=1e-3)
+    np.testing.assert_allclose(faces.landmarks5[0], POINTS, atol=1e-3)
+    np.testing.assert_allclose(faces.pose, [[30, -12, 8]], atol=1e-3)
+
+
+def test_dense_points_are_voted_with_the_weights_of_the_five():
+    oracle = Dense(shift=lambda run: [0, 8, 4, 0][run], score=lambda run: [0.9, 0.3, 0.3, 0.5][run])
+    faces = detect_multiscale(oracle, ramp(), (300, 600))
+    shift = (8 * 0.3 + 4 * 0.3) / 2.0
+    np.testing.assert_allclose(faces.landmarks[0], moved(DENSE, shift), atol=1e-3)
+    np.testing.assert_allclose(faces.landmarks5[0], moved(POINTS, shift), atol=1e-3)
+
+
+def test_the_points_of_a_landmark_net_take_the_place_of_the_detectors():
+    oracle = Dense()
+    oracle.landmarks = lambda images, found: [f.with_(landmarks=np.ones((len(f), 29, 2)), scheme="29") for f in found]
+    faces = detect_multiscale(oracle, ramp())
+    assert faces.scheme == "29" and (faces.landmarks == 1).all()
+
+
+def test_a_photo_without_faces_has_no_dense_points():
+    faces = detect_multiscale(Dense(seen_at=lambda scale: False), ramp())
+    assert faces.landmarks.shape == (0, 68, 2) and faces.scheme == "68"
+
+
+def test_voting_refuses_dense_points_of_different_schemes_or_in_some_results_only():
+    dense, other = (
+        Faces([BOX], [0.5], landmarks=np.zeros((1, k, 2)), scheme=str(k), size_hw=SIZE_HW) for k in (68, 29)
+    )
+    with pytest.raises(InputError, match="dense landmarks of one scheme in all results, got schemes 29, 68"):
+        vote_faces([dense, other])
+    with pytest.raises(InputError, match="expected dense landmarks in all results or in none"):
+        vote_faces([dense, Faces([BOX], [0.5], size_hw=SIZE_HW)])
+    # A result without faces does not matter.
+    assert vote_faces([other[:0], dense, Faces.empty(SIZE_HW)]) == dense
 
 
 def test_a_photo_without_faces_has_no_poses():

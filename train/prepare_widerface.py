@@ -9,6 +9,10 @@ into one folder:
     python train/prepare_widerface.py ~/WIDER --labels ~/retinaface_gt --out data          # a minute or two
     python train/train_retinaface.py --train data/widerface_train.jsonl --images ~/WIDER ...
 
+RetinaFace's train/label.txt holds five points; it must be there. Its val/label.txt, which is read where it is, holds
+boxes alone as published, and widerface_val.jsonl then has no points: five-point figures on the validation photos need a
+val/label.txt with points, in the form of the training list.
+
 Writes data/widerface_train.jsonl (12,880 photos with about 159,000 boxes, of which the invalid and empty ones become
 ignore regions) and data/widerface_val.jsonl (3,226 photos, 39,704 boxes). Photos stay where they are. The exit status
 is 1, and nothing is written, when anything is missing; what is missing is listed.
@@ -41,7 +45,12 @@ from gluonface.image import load_image
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder with WIDER_train, WIDER_val and wider_face_split")
-    parser.add_argument("--labels", type=Path, help="folder with RetinaFace's train/label.txt (five points)")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        help="folder with RetinaFace's train/label.txt (five points) and perhaps val/label.txt (boxes alone as "
+        "published: five-point figures on the validation photos need a val list with points)",
+    )
     parser.add_argument("--mat", action="store_true", help="read the .mat lists, not the text lists (needs SciPy)")
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder to write to (default: data)")
     parser.add_argument("--decode", action="store_true", help="decode every photo, not only its header (half an hour)")

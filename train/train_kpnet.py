@@ -8,7 +8,8 @@ weights, SGD, batch 128 on 4 GPUs, 150,000 updates (at 100 an epoch 1,500 epochs
     python train/train_kpnet.py --model kpnet_drnet_widerface --whole-photos --train data/widerface_train.jsonl \
         --val data/widerface_val.jsonl --images ~/WIDER --gpus 0,1,2,3
 
-With fewer devices ``--batch-size 16 --accumulate 8`` are 128, too. Momentum and weight decay the paper does not tell;
+A shorter run (``--epochs``) has the same thirds, unless --warmup-epochs and --lr-decay-epoch say otherwise. With fewer
+devices ``--batch-size 16 --accumulate 8`` are 128, too. Momentum and weight decay the paper does not tell;
 they are .9 and 1e-4 here. Without --whole-photos, crops and colours are RetinaFace's; turned views (--rotate,
 --quarter-turns) are off, as for the paper's test on photos turned by 90 degrees.
 
@@ -26,18 +27,20 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
+
 from gluonface._compat import mx
 from gluonface.box_mapping import BoxMapping
 from gluonface.data.facejsonl import FaceJsonLines
 from gluonface.data.transforms.presets.kpnet import WholePhoto
 from gluonface.data.transforms.presets.retinaface import RetinaFaceSamples
-from gluonface.decode import SCALE_SIGMA
+from gluonface.decode import SCALE_SIGMA, SCORE_POINTS
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
 from gluonface.errors import DataError, InputError
 from gluonface.loss import AnchorLoss, MapLoss, SquarePointsLoss, TagLoss
 from gluonface.model_zoo import get_model
 from gluonface.model_zoo.kpnet import HEADS, READERS
-from gluonface.targets import AnchorTargets, KPNetTargets, TagTargets
+from gluonface.targets import AnchorTargets, KPNetTargets, TagTargets, labelled_points
 from gluonface.training.detection import (
     NormalisedBatches,
     add_anchor_arguments,
@@ -73,6 +76,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     model.add_argument("--head", choices=HEADS, default="keypoints", help="KPNet, or what it is compared with")
     model.add_argument("--reader", choices=READERS, default="soft", help="how points are found in a proposal")
     model.add_argument(
+        "--num-points",
+        type=int,
+        choices=tuple(SCORE_POINTS),
+        help="points of a face: 5 learns the five points of the labels, another number their landmarks of that scheme "
+        "(default: those of the model's dataset)",
+    )
+    model.add_argument(
+        "--beta", type=float, default=1.0, help="what the response map is multiplied with before the softmax"
+    )
+    model.add_argument(
         "--box-mapping", metavar="JSON", help="boxes from points as train/fit_box_mapping.py fitted them to data"
     )
     model.add_argument("--start", metavar="MODEL|PARAMS", help="start from a model that has weights, or from a file")
@@ -105,18 +118,44 @@ def parse_args(argv=None) -> argparse.Namespace:
     loss.add_argument(
         "--per-face", type=int, default=1, help="jittered squares of each face in which points are learnt"
     )
+    loss.add_argument(
+        "--jitter-cells",
+        type=int,
+        default=KPNetTargets.jitter_cells,
+        help="by how many cells along each axis a square may be off",
+    )
+    loss.add_argument(
+        "--jitter-bins", type=int, default=KPNetTargets.jitter_bins, help="by how many bins of size a square may be off"
+    )
     add_anchor_arguments(loss)
     add_training_arguments(parser, PAPER)
-    parser.set_defaults(data_shape=256, val_size=256, min_face=4.0)
+    parser.set_defaults(data_shape=256, val_size=256, min_face=4.0, warmup_epochs=None, lr_decay_epoch=None)
     args = parser.parse_args(argv)
+    if args.warmup_epochs is None:
+        args.warmup_epochs = args.epochs / 3
+    if args.lr_decay_epoch is None:
+        args.lr_decay_epoch = (round(args.epochs * 2 / 3),)
+    if args.warmup_epochs >= args.epochs:
+        parser.error(
+            f"--warmup-epochs: expected fewer than the {args.epochs} of --epochs, as the learning rate would never be "
+            f"--lr, got {args.warmup_epochs:g}"
+        )
     if args.response_weight and (args.reader != "soft" or args.head != "keypoints"):
         parser.error("--response-weight goes with points read by soft-argmax: others learn the map alone, or have none")
     return args
 
 
 def build_net(args: argparse.Namespace):
-    """The net to train, initialised."""
-    net = get_model(args.model, head=args.head, reader=args.reader)
+    """The net to train, initialised.
+
+    Raises
+    ------
+    InputError
+        Anchors would have other points than five.
+    """
+    net = get_model(args.model, head=args.head, reader=args.reader, num_points=args.num_points, beta=args.beta)
+    if args.head == "anchors" and net.num_points != 5:
+        raise InputError(f"--head anchors learns five points, got a net of {net.num_points}; give --num-points 5")
     net.initialize(mx.init.MSRAPrelu(slope=0))
     if args.start:
         load_start(net, args.start)
@@ -140,11 +179,20 @@ def read_box_mapping(path: str) -> BoxMapping:
         raise DataError(f"--box-mapping {path}: expected a file of train/fit_box_mapping.py ({error})") from error
 
 
-def make_views(args: argparse.Namespace, seed: int) -> RetinaFaceSamples:
-    """An epoch's views of the photos."""
-    complete, partial = training_samples(args)
+def make_views(args: argparse.Namespace, seed: int, num_points: int) -> RetinaFaceSamples:
+    """An epoch's views of the photos.
+
+    Raises
+    ------
+    DataError
+        No face of them has so many points.
+    """
+    samples = [sample for part in training_samples(args) for sample in part]
+    if not any(np.isfinite(labelled_points(sample.faces, num_points)).any() for sample in samples):
+        expected = "landmarks5" if num_points == 5 else f"landmarks of the scheme {num_points}"
+        raise DataError(f"--train: expected faces with {expected}, as the net has {num_points} points; found none")
     whole = WholePhoto(size=args.data_shape, min_face=args.min_face) if args.whole_photos else None
-    return training_views(args, [*complete, *partial], seed, whole)
+    return training_views(args, samples, seed, whole)
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
@@ -229,6 +277,8 @@ def objective(args: argparse.Namespace, net):
         bin_sigma=args.bin_sigma,
         min_face=args.min_face,
         per_face=args.per_face,
+        jitter_cells=args.jitter_cells,
+        jitter_bins=args.jitter_bins,
         response_map=args.reader == "argmax" or args.response_weight > 0,
     )
     return targets, KeypointLosses(args), (squares_with_points,)
@@ -251,8 +301,9 @@ def main(argv=None) -> None:
         evaluate=detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size) if args.val else None,
         best_key="ap50" if args.val else None,
     )
+    views = make_views(args, config.seed, net.num_points)
     with batch_loader(
-        make_views(args, config.seed), targets.encode_labels, config, args.worker_kind, engine.rank, engine.num_workers
+        views, targets.encode_labels, config, args.worker_kind, engine.rank, engine.num_workers
     ) as loader:
         engine.fit(lambda epoch: NormalisedBatches(loader.epoch(epoch), *counts))
 

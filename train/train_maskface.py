@@ -56,6 +56,7 @@ from gluonface.model_zoo import model_facts
 from gluonface.model_zoo.maskface import maskface
 from gluonface.nn.roi import KeypointHead
 from gluonface.targets import MaskFaceTargets, ProposalTargets
+from gluonface.training.config import refuse_flags
 from gluonface.training.detection import (
     BoxesAlone,
     NormalisedBatches,
@@ -88,8 +89,16 @@ PAPER = TrainConfig(
 #: What the phases differ in where no flag says otherwise: phase -> flags.
 PHASES = {
     "detection": {"data_shape": 640, "face_prob": 0.5},
-    "landmarks": {"data_shape": 480, "face_prob": 0.5},
+    "landmarks": {"data_shape": 480},
     "both": {"data_shape": 640, "face_prob": 0.0},
+}
+#: Flags of views that do something in some phases only: attribute -> those phases.
+ONLY_IN = {
+    "scales": ("detection",),
+    "face_range": ("landmarks",),
+    "max_degrees": ("landmarks", "both"),
+    "face_prob": ("detection", "both"),
+    **dict.fromkeys(("face_sizes", "face_size_weights", "crop_ratios", "rotate", "quarter_turns"), ("both",)),
 }
 #: What begins anew where the weights that a run starts from are of other points, or of a net without.
 POINTS = ("network.keypoint_head.",)
@@ -125,12 +134,23 @@ def parse_args(argv=None) -> argparse.Namespace:
     data.add_argument("--val-points", metavar="JSONL", help="annotations for the dense landmarks after each epoch")
     data.add_argument("--norm", choices=NORMS, default="interocular", help="what their NME is divided by")
     add_size_arguments(data)
-    own = parser.add_argument_group("views of the phases detection and landmarks")
+    add_view_arguments(parser)
+    own = parser.add_argument_group(
+        "views of the phases",
+        "Of the flags above, --mosaic, --degrade and --min-face count in all of them, --max-degrees in landmarks and\n"
+        "both, the others in both alone.",
+        conflict_handler="resolve",  # of two meanings of --face-prob, this one
+    )
     own.add_argument("--scales", type=float, nargs=2, default=(0.5, 2.5), metavar="S", help="of photos for detection")
     own.add_argument(
         "--face-range", type=float, nargs=2, default=(150.0, 450.0), metavar="PX", help="of faces for landmarks"
     )
-    add_view_arguments(parser)
+    own.add_argument(
+        "--face-prob",
+        type=float,
+        help="share of crops made around a face: one that is learnt at the photo's scale for detection (default: .5), "
+        "one brought to a drawn size for both (default: 0); crops for landmarks always are",
+    )
     loss = parser.add_argument_group("loss")
     loss.add_argument("--lambda-kp", type=float, default=0.25, help="weight of the points")
     loss.add_argument(
@@ -144,13 +164,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add_anchor_arguments(loss, 0.5, 0.3, hard_negatives=False)
     add_training_arguments(parser, PAPER)
-    parser.set_defaults(data_shape=None, face_prob=None, min_face=MIN_FACE)
+    parser.set_defaults(data_shape=None, min_face=MIN_FACE)
     args = parser.parse_args(argv)
     for name, value in PHASES[args.phase].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.frozen and not (args.start or args.pretrained_base or args.resume):
         parser.error("random weights cannot stay as they are: give --start, --pretrained-base or --no-frozen")
+    idle = {name: phases for name, phases in ONLY_IN.items() if args.phase not in phases}
+    refuse_flags(parser, argv, {name: f"it counts with --phase {' or '.join(idle[name])}" for name in idle})
     return args
 
 

@@ -40,6 +40,7 @@ from gluonface.model_zoo import get_model, import_insightface, model_facts
 from gluonface.model_zoo.retinaface_mesh import num_vertices
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.targets import MeshTargets, RefinedTargets
+from gluonface.training.config import refuse_flags
 from gluonface.training.detection import (
     NormalisedBatches,
     add_anchor_arguments,
@@ -69,6 +70,9 @@ PAPER = TrainConfig(
 #: IoU from which an anchor is a face, and below which it is background: of the first head of a cascade, and of the
 #: second (section 3.3). A light variant has one of its own.
 FIRST_IOU, REFINED_IOU = (0.7, 0.3), (0.5, 0.4)
+#: Attributes of flags: what says how a mesh is learnt and tested, and what else models with one have.
+OF_MESHES = ("topology", "mesh_weight", "edge_weight", "val_mesh")
+OF_MESH_MODELS = ("no_cascade", "deformable", "refined_positive_iou", "refined_negative_iou")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -110,10 +114,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if model_facts(args.model).variant:
         parser.set_defaults(positive_iou=FIRST_IOU[0], negative_iou=FIRST_IOU[1])
-        return parser.parse_args(argv)
-    if args.mesh or args.topology or args.val_mesh:
-        parser.error(f"{args.model} has no mesh; those that have are called retinaface_<backbone>_mesh<V>_<dataset>")
+        args = parser.parse_args(argv)
+    refuse_flags(parser, argv, _idle_flags(args))
     return args
+
+
+def _idle_flags(args: argparse.Namespace) -> dict[str, str]:
+    """Attributes of the flags that do nothing for a model, and why."""
+    if not model_facts(args.model).variant:
+        why = f"{args.model} has no mesh; those that have are called retinaface_<backbone>_mesh<V>_<dataset>"
+        return dict.fromkeys(("mesh", *OF_MESHES, *OF_MESH_MODELS), why)
+    idle = {"start_insightface": f"it counts for light models, and {args.model} has a mesh; give --start"}
+    if not args.mesh:
+        idle |= dict.fromkeys(OF_MESHES, "it counts with --mesh; without, no mesh is learnt")
+    return idle
 
 
 def read_topology(args: argparse.Namespace) -> MeshTopology | None:
@@ -194,6 +208,10 @@ def light_losses(args: argparse.Namespace):
 class CascadeLosses(mx.gluon.Block):
     """``loss_fn`` of the engine for a model with a mesh: class and box of the first head; class, box, points, vertices
     and edges of the second, in the boxes that the first has just predicted.
+
+    The first head's anchors are known beforehand, and ``per_anchor`` makes its parts means over those of the whole
+    batch. Which learn in the second, or only, head is found out on each device: its parts are means over those of the
+    images there, and count in the batch by the number of these images.
     """
 
     def __init__(self, args: argparse.Namespace, topology: MeshTopology | None):
@@ -231,7 +249,9 @@ class CascadeLosses(mx.gluon.Block):
 
 
 def _means(made: tuple) -> tuple:
-    """The factors of `AnchorLoss` for anchors with a face and for those with points, and for those with a mesh."""
+    """The factors of `AnchorLoss` for anchors with a face and for those with points, and for those with a mesh: in
+    place of the global batch, of the images of one device.
+    """
     cls_targets, _, _, landmark_masks, _, _, mesh_masks = made
     counts = (cls_targets == 1).sum(), landmark_masks.sum(), mesh_masks.sum()
     return tuple(np.full(len(cls_targets), len(cls_targets) / max(1.0, float(n)), np.float32) for n in counts)

@@ -68,7 +68,7 @@ class FaceLabels:
         face without; None when no face has one. See `attach_meshes`.
     mesh_flip : (V,) int64, optional
         Vertex v of a mirrored mesh is vertex ``mesh_flip[v]`` of the original one; goes with `mesh`. None where the
-        mesh is not symmetric: such faces cannot be mirrored.
+        mesh is not symmetric: a mirrored face then has no mesh.
     landmarks5_human : (M,) bool
         True where people, not a detector, placed the five points.
     points_only : (M,) bool

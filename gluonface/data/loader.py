@@ -1,11 +1,13 @@
 """`BatchLoader`: an epoch of batches, made by worker processes or threads, the same whatever their number.
 
 samples.sample(item, epoch) -> (image, labels) -> encode(labels) -> stacked arrays. No MXNet here: workers need none.
+What is drawn at random depends on (seed, epoch, item) alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import multiprocessing
 import os
 import queue
@@ -26,7 +28,7 @@ from .base import FaceLabels
 
 __all__ = ["BatchLoader", "Samples"]
 
-Encode = Callable[[FaceLabels], tuple[np.ndarray, ...]]
+Encode = Callable[..., tuple[np.ndarray, ...]]
 
 
 class Samples(Protocol):
@@ -45,7 +47,8 @@ class Samples(Protocol):
 class _Task(NamedTuple):
     epoch: int
     items: list[int]
-    stitched: bool = False
+    stitched: bool
+    seed: int
 
 
 class Epoch(Iterator):
@@ -70,10 +73,12 @@ class BatchLoader:
     batch_size : int
         Images per batch of this process.
     seed : int
-        Of the order of items.
+        Of the order of items, and of what `encode` draws.
     encode : callable, optional
         ``encode(labels)`` gives a tuple of arrays, of the same shapes for all images: training targets. It runs in the
         workers and must be picklable for worker processes (a function or an object of an importable module, no lambda).
+        One with an argument ``rng`` is called ``encode(labels, rng=rng)``, with a numpy.random.Generator of its own for
+        each (seed, epoch, item): other draws in each epoch, the same whatever the number of workers and after a resume.
     shuffle : bool
         A new order for each epoch, a function of (seed, epoch).
     drop_last : bool
@@ -197,7 +202,7 @@ class BatchLoader:
         items = self.order(epoch, extra_items).tolist()
         starts = range(start_batch * self.batch_size, len(items), self.batch_size)
         tasks = (
-            _Task(epoch, items[start : start + self.batch_size], stitch is not None and bool(stitch()))
+            _Task(epoch, items[start : start + self.batch_size], stitch is not None and bool(stitch()), self.seed)
             for start in starts
         )
         return Epoch(self._workers.run(tasks, len(starts)), len(starts))
@@ -217,10 +222,13 @@ def make_batch(samples: Samples, encode: Encode | None, task: _Task) -> tuple[An
     """Make one batch; DataError naming the item when that fails."""
     images, targets = [], []
     options = {"stitched": True} if task.stitched else {}
+    draws = encode is not None and _draws(encode)
     for item in task.items:
+        # The last word keeps this stream apart from that of the view, [seed, epoch, item].
+        drawn = {"rng": np.random.default_rng([task.seed, task.epoch, item, 3])} if draws else {}
         try:
             image, labels = samples.sample(item, task.epoch, **options)
-            targets.append(labels if encode is None else tuple(encode(labels)))
+            targets.append(labels if encode is None else tuple(encode(labels, **drawn)))
         except Exception as error:
             describe = getattr(samples, "describe", None)
             which = f" ({describe(item, task.epoch)})" if describe else ""
@@ -235,6 +243,14 @@ def make_batch(samples: Samples, encode: Encode | None, task: _Task) -> tuple[An
             f"items {task.items} of epoch {task.epoch} do not make a batch: {error}; images must be of one size and "
             "encode must give arrays of the same shapes for every image"
         ) from error
+
+
+def _draws(encode: Encode) -> bool:
+    """Whether an encoder has an argument for a generator of random numbers."""
+    try:
+        return "rng" in inspect.signature(encode).parameters
+    except ValueError:  # some builtins do not tell their arguments
+        return False
 
 
 class _Workers(Protocol):

@@ -5,8 +5,9 @@ An unpacked download is a folder with
     WIDER_train/images/<event>/*.jpg      wider_face_split/wider_face_train_bbx_gt.txt, wider_face_train.mat
     WIDER_val/images/<event>/*.jpg        wider_face_split/wider_face_val_bbx_gt.txt, wider_face_val.mat
 
-and RetinaFace's annotations a folder with ``train/label.txt`` (five points) and ``val/label.txt``. All give whole
-numbers x, y, width, height in pixels; a box is [x, y, x + width, y + height].
+and RetinaFace's annotations a folder with ``train/label.txt`` (boxes and five points) and ``val/label.txt`` (as
+published boxes alone; a list with points in the form of the training list is read as such). All give whole numbers x,
+y, width, height in pixels; a box is [x, y, x + width, y + height].
 """
 
 from __future__ import annotations
@@ -237,9 +238,9 @@ def labels_of_rows(rows: Sequence[Sequence[float]]) -> FaceLabels:
 def read_retinaface_labels(path: str | os.PathLike) -> list[WiderEntry]:
     """Read RetinaFace's ``label.txt``.
 
-    A line ``# event/file.jpg``, then one line a face: x, y, width, height; in the training list also five times x, y,
-    flag (0 visible, 1 hidden) and one number for blur, kept as attributes "landmark_flags" and "landmark_blur". -1
-    stands for unknown points.
+    A line ``# event/file.jpg``, then one line a face: x, y, width, height; in lists with points, as published the
+    training list alone, also five times x, y, flag (0 visible, 1 hidden) and one number for blur, kept as attributes
+    "landmark_flags" and "landmark_blur". -1 stands for unknown points.
 
     Raises
     ------
@@ -323,7 +324,7 @@ def read_widerface(
         Folder with ``WIDER_train``, ``WIDER_val`` and ``wider_face_split``. Images are named relative to it.
     split : "train" or "val"
     labels : path, optional
-        RetinaFace's ``label.txt`` of that split.
+        RetinaFace's ``label.txt`` of that split, which gives five points where it has them.
     annotations : path, optional
         Official list to read instead of ``wider_face_split/wider_face_<split>_bbx_gt.txt``; a .mat file is read as
         such.

@@ -33,6 +33,7 @@ from .artifact import installed_runtime, installed_versions, write_artifact
 from .passes import take_canvas
 from .relax import Emitter, relax, tvm
 from .runtime import Bucket, FaceFunctions, Manifest, Output, Schedules, Target, parse_manifest
+from .runtime.manifest import MAX_FACE_BATCH
 from .schedules import is_written_by_hand, schedule_plain, schedule_tile, signature, tile_of
 from .symbol import Graph, Node, read_symbol, trace
 from .targets import CompileTarget, find_target
@@ -91,11 +92,11 @@ def face_functions_of(net, batches: Iterable[int] = FACE_BATCHES) -> FaceFunctio
     Raises
     ------
     InputError
-        No batch, or one below 1.
+        No batch, or one below 1 or above `MAX_FACE_BATCH`.
     """
     batches = sorted(set(batches))
-    if not batches or batches[0] < 1:
-        raise InputError(f"expected face_batches of at least 1, got {batches}")
+    if not batches or batches[0] < 1 or batches[-1] > MAX_FACE_BATCH:
+        raise InputError(f"expected face_batches from 1 to {MAX_FACE_BATCH}, got {batches}")
     head = getattr(net.network, "keypoint_head", None) if isinstance(net, MaskFaceDetector) else None
     return None if head is None else FaceFunctions(tuple(map(int, batches)), len(net.spec.strides), net.num_points)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from .._compat import mx
 from ..box_mapping import BOX_STYLES, BoxMapping
 from ..decode import BINS_PER_OCTAVE, KPNET_SCALES, RESPONSE_DEPTH, SQUARE_EDGE, ScaleSpec
@@ -183,6 +185,7 @@ class _RowMaxima(nn.HybridBlock):
 
     def __init__(self, max_cells: int = 512, **kwargs):
         super().__init__(**kwargs)
+        self.max_cells = max_cells
         self.levels = max(1, math.ceil(math.log2(max_cells)))
 
     def hybrid_forward(self, F, maps, columns):
@@ -209,7 +212,46 @@ def _row_maxima(F, block, weights, rows, columns):
     return F.broadcast_mul(block(weights, columns), rows.expand_dims(2))
 
 
-class PointPeaks(nn.HybridBlock):
+class _Peaks(nn.HybridBlock):
+    """What looks for the highest cells of a response in squares.
+
+    Parameters
+    ----------
+    stride : int
+        Pixels per cell.
+    """
+
+    def __init__(self, stride: int, **kwargs):
+        super().__init__(**kwargs)
+        self.stride = stride
+        with self.name_scope():
+            self.row_maxima = _RowMaxima()
+
+    def forward(self, response, *args):
+        """See `hybrid_forward`.
+
+        Raises
+        ------
+        InputError
+            A square is wider than the rows that can be searched. Proposals never are, labelled squares may be.
+        """
+        if isinstance(response, mx.nd.NDArray) and response.shape[3] > self.row_maxima.max_cells:
+            self._check_widths(args[0].asnumpy(), response.shape[3])
+        return super().forward(response, *args)
+
+    def _check_widths(self, squares: np.ndarray, width: int) -> None:
+        """Refuse squares (B, P, 4) with more columns of a map of some width than can be searched."""
+        low = np.ceil(squares[..., 0] / self.stride - 0.5 - SQUARE_EDGE).clip(min=0)
+        high = np.floor(squares[..., 2] / self.stride - 0.5 + SQUARE_EDGE).clip(max=width - 1)
+        columns, most = int((high - low + 1).max(initial=0)), self.row_maxima.max_cells
+        if columns > most:
+            raise InputError(
+                f"expected squares of at most {most} cells of {self.stride}x{self.stride} pixels across, got one of "
+                f"{columns}; look at a smaller photo"
+            )
+
+
+class PointPeaks(_Peaks):
     """How high the softmax of each response peaks in each square; twin of :func:`gluonface.decode.point_peaks`.
 
     Parameters
@@ -221,10 +263,8 @@ class PointPeaks(nn.HybridBlock):
     """
 
     def __init__(self, channels, stride: int = KPNET_SCALES.stride, beta: float = 1.0, **kwargs):
-        super().__init__(**kwargs)
-        self.channels, self.stride, self.beta = tuple(channels), stride, beta
-        with self.name_scope():
-            self.row_maxima = _RowMaxima()
+        super().__init__(stride, **kwargs)
+        self.channels, self.beta = tuple(channels), beta
 
     def hybrid_forward(self, F, response, squares):
         """Response (B, K, h, w) and squares (B, P, 4) xyxy in pixels to peaks (B, P, channels), 0 for a square without
@@ -238,7 +278,7 @@ class PointPeaks(nn.HybridBlock):
         return _divided(F, highest * (total > 0), total)
 
 
-class SquareArgmax(nn.HybridBlock):
+class SquareArgmax(_Peaks):
     """Place of each response's highest cell in each square; twin of :func:`gluonface.decode.square_argmax`.
 
     Parameters
@@ -249,10 +289,8 @@ class SquareArgmax(nn.HybridBlock):
     """
 
     def __init__(self, num_points: int, stride: int = KPNET_SCALES.stride, **kwargs):
-        super().__init__(**kwargs)
-        self.num_points, self.stride = num_points, stride
-        with self.name_scope():
-            self.row_maxima = _RowMaxima()
+        super().__init__(stride, **kwargs)
+        self.num_points = num_points
 
     def hybrid_forward(self, F, response, squares):
         """Response (B, K, h, w) and squares (B, P, 4) xyxy in pixels to places (B, P, K, 2) in shares of their sides, 0

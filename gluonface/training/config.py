@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["TrainConfig", "add_training_arguments", "config_from_args", "ema_decay_at", "learning_rate_at"]
+__all__ = [
+    "TrainConfig",
+    "add_training_arguments",
+    "config_from_args",
+    "ema_decay_at",
+    "flags_given",
+    "learning_rate_at",
+    "refuse_flags",
+]
+
+#: Flags of the scripts' own that change nothing of a run, or nothing that its checkpoints do not bring: where photos
+#: lie, how they are read, and the weights that the backbone started from. (--start is none: mean and std come with it.)
+_PLUMBING = {"images", "cache", "worker_kind", "pretrained_base"}
 
 
 def _option(default: Any, text: str, *, short: str | None = None, choices: tuple[str, ...] | None = None) -> Any:
@@ -18,7 +31,9 @@ def _option(default: Any, text: str, *, short: str | None = None, choices: tuple
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training run; every field is a command-line flag (``lr_decay_epoch`` is ``--lr-decay-epoch``).
+    """Settings of a training run; every field is a command-line flag (``lr_decay_epoch`` is ``--lr-decay-epoch``) but
+    ``flags``: what the script's own flags say, such as those about net and data, name -> value as JSON has it. The
+    engine stores them with the run, and tells which of them another part of the run has changed.
 
     Raises
     ------
@@ -36,7 +51,7 @@ class TrainConfig:
     lr_mode: str = _option("step", "how the learning rate falls", choices=("step", "cosine", "plateau", "constant"))
     lr_decay: float = _option(0.1, "factor at each of --lr-decay-epoch (step), or at each standstill (plateau)")
     lr_decay_epoch: tuple[int, ...] = _option((), "epochs at which the learning rate falls, e.g. 60,80 (step)")
-    lr_patience: int = _option(3, "validations in a row without a better one that are a standstill (plateau)")
+    lr_patience: int = _option(3, "validations after the warm-up, none of them better, that are a standstill (plateau)")
     lr_min: float = _option(0.0, "the learning rate does not fall below this (plateau)")
     warmup_epochs: float = _option(0.0, "epochs of linear warm-up, fractions allowed; they count as epochs")
     warmup_lr: float = _option(0.0, "learning rate the warm-up starts from")
@@ -57,6 +72,7 @@ class TrainConfig:
     keep_checkpoints: int = _option(3, "newest checkpoints kept")
     frozen_bn: bool = _option(False, "keep the BatchNorm statistics as they are (use_global_stats)")
     max_minutes: float = _option(0.0, "stop after the last epoch that fits into this time; 0: no limit")
+    flags: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         at_least = {
@@ -69,7 +85,7 @@ class TrainConfig:
             value = getattr(self, name)
             if not value >= smallest or math.isinf(value):
                 raise InputError(f"{_flag(name)}: expected a number of {smallest} or more, got {value}")
-        for setting in fields(self):
+        for setting in _settings():
             choices, value = setting.metadata["choices"], getattr(self, setting.name)
             if choices and value not in choices:
                 raise InputError(f"{_flag(setting.name)}: expected one of {', '.join(choices)}, got {value!r}")
@@ -78,6 +94,11 @@ class TrainConfig:
                 raise InputError(f"{_flag(name)}: expected a number below 1, got {getattr(self, name)}")
         if list(self.lr_decay_epoch) != sorted(set(self.lr_decay_epoch)) or any(e < 0 for e in self.lr_decay_epoch):
             raise InputError(f"--lr-decay-epoch: expected rising epochs, got {self.lr_decay_epoch}")
+
+
+def _settings() -> list[Field]:
+    """The fields that are flags of every script."""
+    return [setting for setting in fields(TrainConfig) if setting.metadata]
 
 
 def _flag(name: str) -> str:
@@ -106,7 +127,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, defaults: TrainConfi
     """
     defaults = defaults or TrainConfig()
     group = parser.add_argument_group("training")
-    for setting in fields(TrainConfig):
+    for setting in _settings():
         default, meta = getattr(defaults, setting.name), setting.metadata
         names = [_flag(setting.name)] + ([meta["short"]] if meta["short"] else [])
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
@@ -121,8 +142,52 @@ def add_training_arguments(parser: argparse.ArgumentParser, defaults: TrainConfi
 
 
 def config_from_args(args: argparse.Namespace) -> TrainConfig:
-    """Settings from the parsed flags of :func:`add_training_arguments`; other attributes of ``args`` are ignored."""
-    return TrainConfig(**{setting.name: getattr(args, setting.name) for setting in fields(TrainConfig)})
+    """Settings from the parsed flags of :func:`add_training_arguments`.
+
+    What else a script was told becomes ``flags``, without what changes nothing of a run, such as ``--cache``.
+    """
+    settings = {setting.name: getattr(args, setting.name) for setting in _settings()}
+    own = sorted(vars(args).keys() - settings.keys() - _PLUMBING)
+    return TrainConfig(**settings, flags={name: _as_json(getattr(args, name)) for name in own})
+
+
+def _as_json(value: Any) -> Any:
+    """A flag's value as it comes back from a JSON file."""
+    if isinstance(value, (list, tuple)):
+        return [_as_json(one) for one in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def flags_given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+    """Which flags a command line names, be it with their default values: their attributes of the parsed arguments.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    argv : sequence of str or None
+        As ``parser.parse_args`` takes it.
+    """
+    # A default goes where the attribute is missing, and a flag that may be repeated adds to a copy of its list.
+    unset: list = []
+    names = vars(parser.parse_args(argv))
+    found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unset)))
+    return {name for name in names if getattr(found, name) is not unset}
+
+
+def refuse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None, reasons: Mapping[str, str]) -> None:
+    """End a script, as ``parser.error`` does, whose command line names a flag that would do nothing.
+
+    Parameters
+    ----------
+    parser, argv
+        See :func:`flags_given`.
+    reasons : mapping of str to str
+        Attribute of such a flag (``lambda_kp`` of ``--lambda-kp``) -> why it would do nothing, or when it counts.
+    """
+    given = flags_given(parser, argv)
+    for name, reason in reasons.items():
+        if name in given:
+            parser.error(f"{_flag(name)} does nothing here: {reason}")
 
 
 def learning_rate_at(config: TrainConfig, iteration: int, iterations_per_epoch: int, standstills: int = 0) -> float:
@@ -142,7 +207,7 @@ def learning_rate_at(config: TrainConfig, iteration: int, iterations_per_epoch: 
         Updates done before this one, from the start of the run.
     iterations_per_epoch : int
     standstills : int
-        How often the validation has come to a standstill (`Engine` counts that).
+        How often the validation has come to a standstill since the warm-up (`Engine` counts that).
     """
     position = iteration / iterations_per_epoch
     if position < config.warmup_epochs:

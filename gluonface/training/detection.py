@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -218,13 +219,29 @@ def load_start(net, start: str, anew: tuple[str, ...] = ()) -> None:
 class BoxesAlone:
     """A MaskFace net for `FaceAnalyzer` as a detector without points, which for the hundreds of boxes of low score that
     average precision looks at would take most of the time.
+
+    Facts, parameters and settings are the net's: ``set_nms`` here sets them there.
+
+    Parameters
+    ----------
+    net : MaskFaceDetector
     """
 
+    # Read anew each time, since they change.
+    facts, nms_thresh, nms_topk, post_nms, score_thresh = (
+        property(attrgetter(f"net.{name}")) for name in ("facts", "nms_thresh", "nms_topk", "post_nms", "score_thresh")
+    )
+
     def __init__(self, net):
-        self.net, self.facts, self.collect_params = net, net.facts, net.collect_params
+        self.net = net
+        self.set_nms, self.collect_params, self.hybridize = net.set_nms, net.collect_params, net.hybridize
 
     def __call__(self, x):
-        """Images (B, 3, H, W) to ids, scores, bboxes."""
+        """Images (B, 3, H, W) to ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4), as the net gives them."""
+        return self.detect(x)
+
+    def detect(self, x, score_thresh: float = 0.0):
+        """The same whatever the threshold, which spares a net the points of weak boxes: here are none."""
         with x.ctx:
             cls_preds, box_preds, *_ = self.net.network(x)
             return self.net.find_boxes(mx.nd, x, cls_preds, box_preds)

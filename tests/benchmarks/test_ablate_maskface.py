@@ -116,7 +116,7 @@ def summary(module, measured, rows):
 def result(module):
     rows = [row for row in module.ROWS if row.folder in ("maskface", "k0-4", "nocontext", "nokeypoints")]
     each = {"maskface": (0.90, 0.91), "k0-4": (0.905, 0.915), "nocontext": (0.7, 0.71), "nokeypoints": (0.93, 0.94)}
-    without = {"nme": None, "nme5": None, "missed": None}
+    without = {"nme": None, "auc": None, "nme5": None, "missed": None}
     measured = {}
     for row in rows:
         for i, ap50 in enumerate(each[row.folder]):
@@ -132,9 +132,23 @@ def test_rows_are_compared_with_the_net_of_the_paper_beyond_the_spread(module, r
     lines = {line.split(" | ")[0][2:]: line for line in "\n".join(module.describe(result)).splitlines()}
     assert "| k0 4 | 91.00 (90.50, 91.50); +0.50, within the spread |" in lines["k0 4"]
     assert lines["k0 4"].endswith("| 1.0 | 10.0 | 1.57 |")
-    assert lines["no keypoint head"].endswith("| - | - | - | 10.0 | - |")
+    assert lines["no keypoint head"].endswith("| - | - | - | - | 10.0 | - |")
     module.plot(str(tmp_path / "x.png"), result)
     assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_a_row_that_misses_the_hard_faces_is_worse_by_the_auc_however_small_its_error(module):
+    rows = [row for row in module.ROWS if row.folder in ("maskface", "k0-4")]
+    measured = {}
+    for seed in (1, 2):
+        measured[rows[0].label, seed] = measured_as(nme=0.05 + seed / 1e4, auc=0.4 + seed / 1e3, missed=1)
+        measured[rows[1].label, seed] = measured_as(nme=0.03 + seed / 1e4, auc=0.3 + seed / 1e3, missed=40)
+    _, other = module.summarise(rows, [1, 2], measured, 6)
+    assert other["figures"]["nme"]["difference"] == pytest.approx(-0.02)
+    assert other["figures"]["auc"]["difference"] == pytest.approx(-0.1) and other["figures"]["auc"]["beyond_spread"]
+    text = "\n".join(module.describe(summary(module, measured, rows)))
+    assert "| dense landmarks: AUC over all faces, % |" in text
+    assert "| 30.15 (30.10, 30.20); -10.00 |" in text
 
 
 def test_the_documents_show_the_table_where_there_is_a_result_and_nothing_where_there_is_none(
@@ -189,6 +203,7 @@ def test_nets_that_are_there_are_measured_once_and_again_after_another_epoch(mod
     whole, bare = (row["figures"] for row in result["rows"])
     assert 0 <= whole["ap50"]["mean"] <= 1 and 0 <= bare["ap50"]["mean"] <= 1
     assert whole["missed"]["mean"] < 2 and whole["nme"]["mean"] > 0 and whole["nme5"]["mean"] > 0
+    assert 0 <= whole["auc"]["mean"] <= 1 and bare["auc"]["mean"] is None
     assert bare["missed"]["mean"] is None and bare["nme"]["mean"] is None and bare["nme5"]["mean"] is None
     folder = tmp_path / "runs" / "maskface-seed1"
     kept = json.loads((folder / "test.json").read_text())

@@ -204,6 +204,39 @@ def test_rows_are_compared_with_the_row_that_they_add_to_and_false_positives_sta
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
+def test_points_and_meshes_of_the_row_with_everything_are_compared_with_the_rows_that_learn_each_alone(module):
+    measured = measured_rows(module)
+    for seed in (1, 2):
+        meshed = dict.fromkeys(("mesh", "depth"), 0.05 + seed / 5e3)
+        measured[module.MESH, seed] = measured_as(0.85, nme5=None, **meshed)
+        measured[module.POINTS, seed] |= {"nme5": 0.045 + seed / 5e3}
+        measured[module.ALL, seed] |= {"nme5": 0.04, "depth": 0.0503}
+    rows = {row["name"]: row for row in summary(module, measured)["rows"]}
+    figures = rows["all"]["figures"]
+    assert rows["all"]["compared_with"] == module.CASCADE and "compared_with" not in figures["ap50"]
+    assert figures["ap50"]["difference"] == pytest.approx(0.0455)
+    assert figures["nme5"]["compared_with"] == module.POINTS and figures["nme5"]["beyond_spread"]
+    assert figures["nme5"]["difference"] == pytest.approx(-0.0053)
+    assert figures["mesh"]["compared_with"] == figures["depth"]["compared_with"] == module.MESH
+    assert figures["mesh"]["difference"] == pytest.approx(0.0097)
+    text = "\n".join(module.describe(summary(module, measured)))
+    assert "| 4.00 (4.00, 4.00); -0.53 (from five points) |" in text
+    assert "| 6.00 (6.00, 6.00); +0.97 (from mesh: vertices, edges) |" in text
+    assert "5.03 (5.03, 5.03); +0.00, within the spread (from mesh: vertices, edges)" in text
+    alone = {key: one for key, one in measured.items() if key[0] not in (module.POINTS, module.MESH)}
+    (row,) = (row for row in summary(module, alone)["rows"] if row["name"] == "all")
+    assert all("difference" not in row["figures"][key] for key in ("nme5", "mesh", "depth"))
+
+
+def test_the_rows_of_single_figures_are_rows_that_have_them(module):
+    labels = {row.label: row for row in module.ROWS}
+    assert {key: label for row in module.ROWS for key, label in row.above_for.items()}.keys() <= set(module.COMPARED)
+    for row in module.ROWS:
+        learns = {"nme5": lambda r: r.points, **dict.fromkeys(("mesh", "depth"), lambda r: bool(r.mesh))}
+        for key, label in row.above_for.items():
+            assert learns[key](row) and learns[key](labels[label]) and not learns[key](labels[row.above])
+
+
 def test_false_positives_wait_for_both_rows_and_for_whole_runs(module):
     measured = measured_rows(module)
     measured[module.ALL, 2] = measured_as(epochs=4)

@@ -67,6 +67,24 @@ def test_a_script_that_fails_names_its_output(module, monkeypatch, tmp_path):
         module.train("train_x.py", tmp_path, [])
 
 
+def test_a_figure_that_the_row_above_lacks_is_compared_with_another_row_that_the_cell_names(module):
+    found = {seed: {"epochs": 3, "seconds": 1, "ap": 0.5, "nme5": 0.04 + seed / 1e4} for seed in (1, 2)}
+    above = {seed: {**one, "nme5": None} for seed, one in found.items()}
+    points = {seed: {**one, "ap": 0.1, "nme5": one["nme5"] + 0.01} for seed, one in found.items()}
+    keys = ("ap", "nme5")
+    plain = module.summary_of(keys, found, above, 3)["figures"]
+    assert plain["ap"]["difference"] == 0 and "difference" not in plain["nme5"]
+    given = module.summary_of(keys, found, above, 3, {"nme5": ("five points", points)})["figures"]
+    assert given["ap"] == plain["ap"] and given["nme5"]["difference"] == pytest.approx(-0.01)
+    assert module.cell(given["nme5"], 100, 2) == "4.02 (4.01, 4.02); -1.00 (from five points)"
+    assert "from" not in module.cell(given["ap"], 100, 2)
+    # A run of that row that was cut short takes its own figure alone out of the comparison.
+    points[2]["epochs"] = 2
+    given = module.summary_of(keys, found, above, 3, {"nme5": ("five points", points)})["figures"]
+    assert given["nme5"] == plain["nme5"] and given["ap"] == plain["ap"]
+    assert module.summary_of(keys, found, above, 3, {"nme5": ("five points", {})})["figures"] == plain
+
+
 def test_a_difference_within_the_spread_is_none(module):
     assert not module.beyond_spread([0.06, 0.07], [0.063, 0.066])
     assert module.beyond_spread([0.0601, 0.0602], [0.063, 0.0631])

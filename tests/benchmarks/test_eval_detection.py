@@ -242,6 +242,43 @@ def test_the_recall_of_the_best_few_stands_beside(red, data, tmp_path, capsys):
     assert not [key for key in json.loads(out.read_text()) if key.startswith("recall_top")]
 
 
+def test_proposals_are_measured_in_the_place_of_faces(script, data, tmp_path, monkeypatch, capsys):
+    module, asked = script("eval_detection"), []
+
+    def proposer(args):
+        asked.append((args.size, args.top))
+        return RedFinder(), args.model
+
+    monkeypatch.setattr(module, "build_proposer", proposer)
+    out = tmp_path / "result.json"
+    words = ["--model", "red", "--data", str(data), "--size", "256", "--json", str(out)]
+    assert module.main([*words, "--proposals"]) == 0
+    result = json.loads(out.read_text())
+    assert asked == [(256, 100)] and result["proposals"] is True and result["recall_top100"] == 1
+    assert "red, long side 256, proposals alone" in capsys.readouterr().out
+    module.main([*words, "--proposals", "--top", "1"])
+    assert asked[1] == (256, 1) and "recall_top1" in json.loads(out.read_text())
+
+
+def test_proposals_of_a_net_are_the_best_few_of_its_scale_map_whatever_their_score(script, data, tmp_path):
+    from gluonface._compat import mx
+    from gluonface.model_zoo import get_model
+
+    net = get_model("kpnet_drnet_widerface")
+    net.initialize(mx.init.Xavier())
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    net.save_parameters(str(tmp_path / "last.params"))
+    detectors, module = script("detectors"), script("eval_detection")
+    words = ["--model", "kpnet_drnet_widerface", "--weights", str(tmp_path / "last.params"), "--data", str(data)]
+    args = module.parse_args([*words, "--size", "64", "--proposals", "--top", "7"])
+    analyzer, name = detectors.build_proposer(args)
+    assert name == "kpnet_drnet_widerface (last.params)"
+    assert analyzer.net.boxes == "proposals" and analyzer.net.post_nms == 7 and analyzer.score_thresh == 0
+    found = list(analyzer.stream([np.zeros((48, 64, 3), np.uint8)]))
+    # Of a net that knows nothing each is as improbable as its start says; faces would be none.
+    assert 0 < len(found[0]) <= 7 and found[0].scores.max() < 0.02
+
+
 def test_boxes_are_fitted_to_the_labels_first(script, data, tmp_path):
     found, out = tmp_path / "found.jsonl", tmp_path / "result.json"
     lines = []
@@ -283,7 +320,7 @@ def test_the_curve_is_drawn(red, data, tmp_path):
 def test_several_scales_and_flips_go_to_test_time_augmentation(script, data, monkeypatch):
     detectors, calls = script("detectors"), []
 
-    def looked(analyzer, image, short_sides, flip, soft):
+    def looked(analyzer, image, short_sides, flip, soft, max_long_side):
         calls.append((image.shape[:2], short_sides, flip, soft))
         return Faces.empty(image.shape[:2])
 
@@ -301,11 +338,43 @@ def test_several_scales_and_flips_go_to_test_time_augmentation(script, data, mon
     assert calls[0] == ((60, 90), None, True, "gaussian")
 
 
+def test_several_long_sides_are_one_result(script, data, tmp_path, monkeypatch, capsys):
+    detectors, calls = script("detectors"), []
+
+    def looked(analyzer, image, **options):
+        calls.append((image.shape[:2], options))
+        return Faces.empty(image.shape[:2])
+
+    monkeypatch.setattr(detectors, "detect_multiscale", looked)
+    module = script("eval_detection")
+    monkeypatch.setattr(module, "build_analyzer", lambda args: (RedFinder(), args.model))
+    out = tmp_path / "result.json"
+    words = ["--model", "red", "--data", str(data), "--size", "256,640", "--json", str(out)]
+    module.main(words)
+    sides = {"long_sides": [256, 640], "soft": None, "max_long_side": None}
+    assert calls == [(size, {**sides, "flip": False}) for size in SIZES.values()]
+    result = json.loads(out.read_text())
+    assert result["long_sides"] == [256, 640] and result["flip"] is False and "size" not in result
+    assert "red, long sides 256, 640\n" in capsys.readouterr().out
+    calls.clear()
+    module.main([*words, "--flip"])
+    assert calls[0] == ((60, 90), {**sides, "flip": True})
+    assert "long sides 256, 640 and mirrored" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words",
     [
         [],
         ["--model", "x"],
+        ["--model", "m", "--data", "x", "--size", "256,0"],
+        ["--model", "m", "--data", "x", "--size", "256,256"],
+        ["--model", "m", "--data", "x", "--size", "256,640", "--scales", "500"],
+        ["--detections", "d", "--data", "x", "--proposals"],
+        ["--model", "m", "--data", "x", "--proposals", "--size", "256,640"],
+        ["--model", "m", "--data", "x", "--proposals", "--flip"],
+        ["--model", "m", "--data", "x", "--proposals", "--points-only"],
+        ["--detections", "d", "--data", "x", "--box-style", "tight"],
         ["--data", "d.jsonl"],
         ["--compare", "a.json"],
         ["--detections", "d", "--model", "m", "--data", "x"],

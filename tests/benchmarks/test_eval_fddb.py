@@ -43,6 +43,9 @@ def fddb(tmp_path):
 class ColourFinder:
     """A detector that draws boxes round the coloured ellipses, in place of a network."""
 
+    def __init__(self, boxes_alone):
+        assert boxes_alone
+
     def stream(self, photos):
         for image in photos:
             boxes = []
@@ -57,7 +60,7 @@ class ColourFinder:
 @pytest.fixture
 def module(script, monkeypatch):
     loaded = script("eval_fddb")
-    monkeypatch.setattr(loaded, "build_analyzer", lambda args: (ColourFinder(), args.model))
+    monkeypatch.setattr(loaded, "build_analyzer", lambda args, boxes_alone: (ColourFinder(boxes_alone), args.model))
     return loaded
 
 

@@ -332,6 +332,9 @@ class OwnFinder(Finder):
                 points = {"landmarks5": SCHEMES["68"].five_points(placed(boxes))}
             yield Faces(boxes, np.linspace(0.9, 0.5, len(boxes)), size_hw=image.shape[:2], **points)
 
+    def detect_letterboxed(self, images, boxes, score_thresh=None):
+        return list(self.stream(images))
+
 
 @pytest.fixture
 def square(tmp_path, monkeypatch):
@@ -393,6 +396,24 @@ def test_end_to_end_such_a_detector_finds_the_faces_itself(seeing, data, tmp_pat
         seeing, tmp_path, "--model", "own", "--data", data, "--source", "helen", "--end-to-end", "--match-iou", ".4"
     )
     assert (strict["nme"], strict["match_iou"]) == (pytest.approx(5 / 60, abs=2e-5), 0.4)
+
+
+def test_such_a_detector_finds_the_same_at_a_short_side(seeing, data, tmp_path):
+    words = ("--model", "own", "--data", data, "--end-to-end")
+    whole, short = (result_of(seeing, tmp_path, *words, *more) for more in ((), ("--short-side", "100")))
+    assert short["short_side"] == 100 and short["missed"] == 1
+    for key in ("nme", "auc", "failure_rate", "nme_gt_boxes", "missed"):
+        assert short[key] == pytest.approx(whole[key], abs=1e-5)
+
+
+@pytest.mark.parametrize(("points", "got"), [({}, "none"), ({"landmarks": np.ones((1, 29, 2)), "scheme": "29"}, "29")])
+def test_faces_without_the_points_to_score_are_no_missed_ones(script, points, got):
+    module = script("eval_landmarks")
+    truth = FaceLabels(np.array([[0, 0, 20, 20]]), landmarks=np.ones((1, 68, 2)), scheme="68")
+    sample, faces = FaceSample("p", (50, 200), truth), Faces([[0, 0, 20, 20]], [0.9], size_hw=(50, 200), **points)
+    with pytest.raises(InputError, match=f"expected 68 dense landmarks of each face found, got {got}: "):
+        module.spread(sample, module.Found(faces, np.array([0])), faces)
+    assert np.isnan(module.spread(sample, module.Found(faces[:0], np.array([], int)), faces[:0])).all()
 
 
 def test_a_landmark_net_beside_it_needs_a_detector_and_is_drawn_with_it(seeing, data, tmp_path, monkeypatch, capsys):

@@ -153,6 +153,37 @@ def test_a_missed_face_is_counted_and_fails(scored):
     assert {key: result["parts"][key] for key in ("faces", "missed")} == counts(3, 1)
 
 
+def test_a_face_whose_box_is_overlapped_less_is_found_from_a_smaller_overlap_on(scored, folder, capsys):
+    # Labelled boxes of 80 by 80 pixels become tight ones of 80 by 36, as of a turned face: an overlap of .45.
+    lines = [json.loads(line) for line in (folder / "tiny.jsonl").read_text().splitlines()]
+    x1, y1, x2, _ = lines[1]["faces"][0]["box"]
+    lines[1]["faces"][0]["box"] = [x1, y1 + 44, x2, y1 + 80]
+    (folder / "tiny.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result = scored()
+    assert (result["iou"], result["missed"], result["mesh"]["missed"]) == (0.5, 1, 1)
+    assert "1 of 3 faces missed, found from an IoU of 0.5 on" in capsys.readouterr().out
+    result = scored("--iou", "0.3")
+    assert (result["iou"], result["missed"], result["mesh"]["missed"]) == (0.3, 0, 0)
+    assert "0 of 3 faces missed, found from an IoU of 0.3 on" in capsys.readouterr().out
+    assert scored("--iou", "0.46")["missed"] == 1 and scored("--iou", "1")["missed"] == 1
+
+
+def test_with_a_lower_overlap_the_same_faces_are_matched_and_more(script, rng):
+    module, samples, found = script("detectors"), [], []
+    for faces, detections in ((6, 9), (9, 6), (0, 3), (3, 0)):
+        corners = rng.uniform(0, 20, (faces + detections, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(30, 60, (len(corners), 2))], axis=1)
+        samples.append(FaceSample("a.png", SIZE, FaceLabels(boxes[:faces].astype(np.float32))))
+        found.append(Faces(boxes[faces:], np.linspace(0.9, 0.5, detections), size_hw=SIZE))
+    ours = module.match_faces(samples, found)
+    assert sum(len(one.labels) for one in ours) > 5
+    for one, more in zip(ours, module.match_faces(samples, found, least_iou=0.0), strict=True):
+        # What overlaps more is matched first, whatever overlap is enough; each detection is one face's.
+        kept = dict(zip(more.labels.tolist(), more.faces.boxes.tolist()))
+        assert {label: kept[label] for label in one.labels.tolist()} == dict(zip(one.labels, one.faces.boxes.tolist()))
+        assert len(np.unique(more.faces.scores)) == len(more.labels)
+
+
 def test_a_detector_without_mesh_is_scored_by_its_five_points(scored):
     result = scored(five=(0, 4), parts=("landmarks5",))
     assert result["mesh"] is result["parts"] is None
@@ -326,6 +357,8 @@ def test_the_meshes_of_a_net_are_scored_with_its_own_threshold(script, folder, m
         ["--model", "m", "--multi-scale"],
         ["--model", "m", "--format", "helen_parts", "--meshes", "x"],
         ["--model", "m", "--trained-images", "x"],
+        ["--model", "m", "--iou", "0"],
+        ["--model", "m", "--iou", "1.1"],
     ],
     ids=str,
 )

@@ -10,6 +10,7 @@ import pytest
 from gluonface.faces import Faces
 from gluonface.image import save_image
 from gluonface.metrics import read_predictions, read_widerface_ground_truth, write_prediction
+from gluonface.metrics.widerface_protocol import WiderFaceGroundTruth
 
 
 def test_the_published_detections_as_text_files_give_the_published_figures(script, facedata, tmp_path, capsys):
@@ -60,6 +61,9 @@ def module(script, tiny, monkeypatch):
     _, boxes = tiny
 
     class Knowing:
+        def __init__(self, boxes_alone):
+            assert boxes_alone
+
         def stream(self, photos):
             for path in photos:
                 xywh = np.array(boxes["/".join(Path(path).with_suffix("").parts[-2:])], float)
@@ -67,7 +71,7 @@ def module(script, tiny, monkeypatch):
                 yield Faces(corners, np.linspace(0.9, 0.8, len(corners)), size_hw=(64, 64))
 
     loaded = script("eval_widerface")
-    monkeypatch.setattr(loaded, "build_analyzer", lambda args: (Knowing(), args.model))
+    monkeypatch.setattr(loaded, "build_analyzer", lambda args, boxes_alone: (Knowing(boxes_alone), args.model))
     return loaded
 
 
@@ -102,7 +106,54 @@ def test_several_scales_and_flip_are_the_third_protocol(module, tiny, monkeypatc
     run_model(module, folder, "--multi-scale", "--flip", "--json", out)
     protocol = json.loads(Path(out).read_text())["protocol"]
     assert protocol.startswith("W3, several scales and flip (short sides 500, 800")
-    assert protocol.endswith("flip on)")
+    assert protocol.endswith("1700; long side at most 2300; flip on)")
+
+
+@pytest.mark.parametrize(
+    ("words", "limit", "told"),
+    [
+        (("--scales", "32", "96"), 2300, "short sides 32, 96; long side at most 2300;"),
+        (("--scales", "32", "96", "--max-long-side", "80"), 80, "short sides 32, 96; long side at most 80;"),
+        (("--scales", "32", "96", "--max-long-side", "0"), None, "short sides 32, 96; long side without limit;"),
+        (("--flip", "--size", "90"), 2300, "one scale, 90; long side at most 2300;"),
+        (("--flip", "--size", "stored"), 2300, "one scale, stored; flip on"),
+    ],
+    ids=str,
+)
+def test_the_limit_of_the_long_side_goes_to_the_scales_and_into_the_protocol(
+    module, tiny, script, monkeypatch, words, limit, told
+):
+    folder, _ = tiny
+    limits = []
+
+    def looked(analyzer, image, short_sides, *, max_long_side, **_):
+        limits.append(max_long_side)
+        return Faces.empty(image.shape[:2])
+
+    monkeypatch.setattr(script("detectors"), "detect_multiscale", looked)
+    run_model(module, folder, *words, "--json", str(folder / "r.json"))
+    assert limits == [limit] * 3
+    assert told in json.loads((folder / "r.json").read_text())["protocol"]
+
+
+def test_the_average_is_that_of_ten_thresholds_of_overlap(module, tmp_path, monkeypatch, capsys):
+    """One face is found exactly, the other, 10 pixels wide and high, with an overlap of .72: up to .7 both count."""
+    faces = np.array([[0, 0, 9, 9], [50, 50, 9, 9]], float)
+    asked = {"easy": [True, False], "medium": [False, True], "hard": [True, True]}
+    counted = {setting: (np.array(mask),) for setting, mask in asked.items()}
+    monkeypatch.setattr(
+        module, "read_widerface_ground_truth", lambda folder: WiderFaceGroundTruth(("0/a",), (faces,), counted)
+    )
+    write_prediction(tmp_path / "found", "0/a", np.array([faces[0], [50, 50, 9, 6.2]]), np.array([0.9, 0.8]))
+    words = ["--predictions", tmp_path / "found", "--ground-truth", "g", "--json", tmp_path / "r.json"]
+    module.main([*map(str, words)])
+    assert "average_hard" not in json.loads((tmp_path / "r.json").read_text())
+    module.main([*map(str, words), "--average"])
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert [result[setting] for setting in asked] == [1, 1, 1]
+    # Above .7 the second is a false alarm, and its face is missed.
+    assert [result[f"average_{setting}"] for setting in asked] == [1, 0.5, 0.75]
+    assert "average_easy 1.0000   average_medium 0.5000   average_hard 0.7500" in capsys.readouterr().out
 
 
 def test_the_test_split_only_writes_the_files(module, tiny, capsys):
@@ -159,6 +210,9 @@ def test_a_bad_prediction_file_ends_the_command_with_its_name_and_line(script, t
         ["--predictions", "p", "--model", "m", "--ground-truth", "g"],
         ["--model", "m", "--ground-truth", "g"],
         ["--model", "m", "--images", "i", "--split", "test"],
+        ["--model", "m", "--images", "i", "--split", "test", "--save-predictions", "s", "--average"],
+        ["--model", "m", "--images", "i", "--ground-truth", "g", "--max-long-side", "0"],
+        ["--model", "m", "--images", "i", "--ground-truth", "g", "--multi-scale", "--max-long-side", "-1"],
     ],
 )
 def test_a_command_line_that_means_nothing_is_refused(script, words):

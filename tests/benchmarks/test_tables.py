@@ -210,6 +210,70 @@ def test_figures_stand_with_their_domain_machine_and_terms(script, project):
     assert all((name in text) == (name in list_models(pretrained=True)) for name in list_models(task="detection"))
 
 
+def test_five_points_of_all_detectors_stand_beside_each_other(script, project):
+    folder = project / "benchmarks" / "results" / "detection"
+    del (points := detection(domain=HELEN, nme5=0.04567, nme5_faces=320, nme5_missed=10))["ap50"]
+    (folder / f"{NAME}-lmk_val-640.json").write_text(json.dumps(points))
+    path = project / "benchmarks" / "README.md"
+    path.write_text("<!-- begin:five_points -->\n<!-- end:five_points -->\n")
+    script("make_tables").main(["--root", str(project)])
+    lines = path.read_text().splitlines()
+    assert lines[1] == "| model | photos | looked at | error, of the face's size | faces found | not found |"
+    # Results without points, those of the fixture, have no line.
+    assert lines[3:] == [f"| `{NAME}` | {HELEN} | long side 640 | 4.57 % | 320 | 10 |", "<!-- end:five_points -->"]
+
+
+def test_how_photos_were_looked_at_is_told_and_other_looks_do_not_stand_for_the_model(script, project):
+    folder = project / "benchmarks" / "results" / "detection"
+    looks = {
+        "proposals": ({"proposals": True}, "long side 640, proposals alone"),
+        "tight": ({"box_style": "tight"}, "long side 640, tight boxes"),
+        "afw": ({"box_mapping": "afw"}, "long side 640, boxes by afw"),
+        "two": ({"long_sides": [256, 640]}, "long sides 256, 640"),
+    }
+    for name, (changes, _) in looks.items():
+        result = detection(ap50=0.111, **changes)
+        if name == "two":
+            del result["size"]
+        (folder / f"{NAME}-det_val-640-{name}.json").write_text(json.dumps(result))
+    (folder / f"{NAME}-det_val-640.json").unlink()
+    script("make_tables").main(["--root", str(project)])
+    named = (project / "model_zoo" / "README.md").read_text()
+    assert all(f"| {words} | .111 |" in named for _, words in looks.values())
+    row = next(line for line in (project / "README.md").read_text().splitlines() if NAME in line)
+    assert ".111" not in row
+
+
+def test_compiled_nets_stand_below_mxnet_at_the_same_batch(script, project):
+    stages = ("decode", "preprocess", "network", "postprocess", "total")
+
+    def one(model, batch, engine, ms):
+        row = {"model": model, "threads": 1, "batch": batch, "median_ms": dict.fromkeys(stages, ms)}
+        return {**row, "engine": engine, "photos_per_second": 1000 * batch / ms, "peak_memory_mib": 300.0}
+
+    cases = [(model, batch) for model in (NAME, "other") for batch in (1, 32)]
+    latency = {"size": [256, 320], "machine": {"cpu": "Some CPU", "cores": 2}}
+    latency["runs"] = [one(*case, "mxnet", 80.0) for case in cases]
+    latency["compiled"] = [one(*case, "artefact", 40.0) for case in cases]
+    (project / "benchmarks" / "results" / "latency" / f"{NAME}-256x320.json").write_text(json.dumps(latency))
+    path = project / "benchmarks" / "README.md"
+    path.write_text("<!-- begin:speed -->\n<!-- end:speed -->\n")
+    script("make_tables").main(["--root", str(project)])
+    text = path.read_text()
+    assert "Median milliseconds a batch, Some CPU, 2 cores. The preprocess of an artefact is the canvas alone" in text
+    rows = [line.split(" | ") for line in text.splitlines() if "256x320" in line]
+    assert [row[2] for row in rows] == ["MXNet", "artefact"] * 4
+    assert [(row[0][2:], row[4]) for row in rows[::2]] == [(f"`{model}`", str(batch)) for model, batch in cases]
+    assert rows[3][-2] == "800.0"
+    # What was measured before there were engines to choose is MXNet's.
+    assert f"| `{NAME}` | 640 | MXNet | 1 | 1 | 77.0 |" in text
+    card = (project / "model_zoo" / f"{NAME}.md").read_text()
+    assert "| 256x320 | artefact | 1 | 32 | 40.0 |" in card
+    # The models' own figure stays that of MXNet.
+    row = next(line for line in (project / "README.md").read_text().splitlines() if NAME in line)
+    assert "| 77 |" in row
+
+
 def test_landmark_figures_stand_with_what_they_were_measured_on(script, project):
     script("make_tables").main(["--root", str(project)])
     text = (project / "model_zoo" / "README.md").read_text()

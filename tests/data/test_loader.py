@@ -32,6 +32,10 @@ def identity(labels):
     return (np.array(labels),)
 
 
+def drawing(labels, rng):
+    return (np.array([*labels, rng.integers(2**40)]),)
+
+
 def numbered(count, batch_size, **changes) -> BatchLoader:
     return BatchLoader(Numbers(count), batch_size, **{"encode": identity, "seed": 3, **changes})
 
@@ -203,6 +207,43 @@ def test_stitched_batches_of_photos_are_mosaics_whatever_the_workers(samples, wo
     for batch, other in zip(batches(**workers), batches(), strict=True):
         for array, twin in zip(batch, other, strict=True):
             np.testing.assert_array_equal(array, twin)
+
+
+# Encoders that draw
+
+
+def drawn_by(loader, epoch=0, **changes) -> dict[int, int]:
+    """Item -> what was drawn for it."""
+    return {int(row[0]): int(row[3]) for batch in targets_of(loader, epoch, **changes) for row in batch}
+
+
+@WORKERS
+def test_an_encoder_draws_other_numbers_in_each_epoch_and_the_same_whatever_the_workers(workers, no_children_left):
+    expected = [drawn_by(numbered(12, 3, encode=drawing), epoch) for epoch in range(2)]
+    with numbered(12, 3, encode=drawing, **workers) as loader:
+        assert [drawn_by(loader, epoch) for epoch in range(2)] == expected
+    first, second = expected
+    assert len({*first.values(), *second.values()}) == 24
+
+
+def test_what_an_encoder_draws_is_a_matter_of_seed_epoch_and_item_alone():
+    whole = drawn_by(numbered(12, 3, encode=drawing), 1)
+    assert drawn_by(numbered(12, 4, encode=drawing, shuffle=False), 1) == whole
+    rest = drawn_by(numbered(12, 3, encode=drawing), 1, start_batch=2)
+    assert len(rest) == 6 and rest.items() <= whole.items()
+    part = drawn_by(numbered(12, 3, encode=drawing, part_index=1, num_parts=2), 1)
+    assert len(part) == 6 and part.items() <= whole.items()
+    assert not set(drawn_by(numbered(12, 3, encode=drawing, seed=4), 1).values()) & set(whole.values())
+
+
+def test_an_encoder_does_not_draw_what_the_view_drew():
+    class Views(Numbers):
+        def sample(self, item, epoch):
+            image, labels = super().sample(item, epoch)
+            return image, (*labels, np.random.default_rng([3, epoch, item]).integers(2**40))
+
+    loader = BatchLoader(Views(6), 3, encode=drawing, seed=3)
+    assert all((batch[:, 3] != batch[:, 4]).all() for batch in targets_of(loader))
 
 
 def test_samples_that_cannot_be_stitched_need_not_know_the_word():

@@ -305,6 +305,56 @@ def test_points_of_a_second_look_at_the_faces_are_printed(small_maskface, detect
     assert all(len(face["landmarks5"]) == 5 and len(face["landmarks"]) == 19 for face in line["faces"])
 
 
+@pytest.fixture(scope="module")
+def maskface(detect, small_maskface, tmp_path_factory) -> Path:
+    """The artefact of a MaskFace that takes two canvases at a time, where there is a program to run it."""
+    from gluonface.deploy.build import compile_model
+
+    out = tmp_path_factory.mktemp("maskface") / "net"
+    net = small_maskface(context=False)
+    return compile_model(net, out, sizes=[(64, 96)], batches=(2,), face_batches=(2, 4), records=None)
+
+
+def test_points_of_a_second_look_are_printed_where_a_black_canvas_fills_up_the_batch(maskface, detect, photo, tmp_path):
+    analyzer, image = runtime.load(maskface, score_thresh=0.02), photo(97, 128)
+    # Black is full of faces for this net.
+    assert (analyzer.module.run("b2_64x96", np.zeros((2, 64, 96, 3), np.uint8))[0] >= 0.02).sum() > 2
+    file = write_ppm(tmp_path / "a.ppm", image)
+    (line,) = lines(detect, maskface, "--score", "0.02", file)
+    expected = analyzer(image).to_dict(str(file), analyzer.detector_name)
+    assert len(expected["faces"]) > 2
+    assert_same_faces(line, expected, 1e-2)
+
+
+def test_faces_on_black_canvases_that_fill_up_a_batch_are_not_looked_at(toy, detect, tmp_path):
+    """Of a toy that finds a face on every canvas, and whose points say how many faces were looked at together."""
+    import tvm
+    from tvm import relax
+
+    canvases, faces = runtime.Bucket.of(2, (64, 96)), runtime.FaceFunctions((1, 2), levels=1, num_points=5)
+    builder = relax.BlockBuilder()
+
+    def add(name, inputs, *results):
+        with builder.function(name, inputs):
+            with builder.dataflow():
+                result = builder.emit_output(relax.Tuple([relax.const(value.astype("float32")) for value in results]))
+            builder.emit_func_output(result)
+
+    canvas = relax.Var("canvas", relax.TensorType(canvases.shape, "uint8"))
+    box = np.array([10, 20, 30, 40])
+    add(canvases.function, [canvas], np.full((2, 1), 0.75), np.tile(box, (2, 1, 1)), np.zeros((2, 1, 1, 1)))
+    for batch in faces.batches:
+        rois = relax.Var("rois", relax.TensorType((batch, 5), "float32"))
+        level = relax.Var("level", relax.TensorType((2, 1, 1, 1), "float32"))
+        add(faces.function(canvases, batch), [rois, level], np.full((batch, 5, 2), batch))
+    tvm.compile(builder.get(), target=tvm.target.Target(toy.native())).export_library(str(tmp_path / "toy.so"))
+    manifest = toy.manifest("detection", [(2, canvases.size_hw)], faces=faces)
+    artefact = toy.artifact.write_artifact(tmp_path / "toy", tmp_path / "toy.so", manifest)
+    (line,) = lines(detect, artefact, write_ppm(tmp_path / "a.ppm", np.zeros((64, 96, 3), np.uint8)))
+    (face,) = line["faces"]
+    assert face["box"] == box.tolist() and face["landmarks5"] == [[1, 1]] * 5
+
+
 def test_a_net_with_large_batches_only_takes_few_and_many_faces(toy, detect, toys, photo, tmp_path):
     for batch in (2, 5):
         toy.write(tmp_path / f"{batch}", "landmarks", [(batch, (64, 64))])
@@ -384,8 +434,14 @@ def test_wrong_arguments_are_told_with_status_2(detect, toys, arguments, said):
         ("size 640", "", "the manifest is damaged"),
         ("model toy_detection", "model toy_detection\nsecret 1", "expected a known key"),
         ("model toy_detection", "model toy_detection\nfaces 5 68", "faces: expected another value"),
-        ("model toy_detection", "model toy_detection\nfaces 5 68 8 1", "expected batches of faces that grow"),
-        ("model toy_detection", "model toy_detection\nfaces 5 68 1 8", "expected scores, boxes and 5 levels"),
+        ("model toy_detection", "model toy_detection\nfaces 17 5 1", "faces: expected a whole number from 1 to 16"),
+        ("model toy_detection", "model toy_detection\nfaces 5 4097 1", "from 1 to 4096, got 4097"),
+        ("model toy_detection", "model toy_detection\nfaces 5 5 1 4097", "from 1 to 4096, got 4097"),
+        ("model toy_detection", "model toy_detection\nfaces 5 5 8 1", "expected batches of faces that grow"),
+        ("model toy_detection", "model toy_detection\nfaces 5 68 1", "expected faces of 5 points or as many as points"),
+        ("model toy_detection", "model toy_detection\nfaces 5 5 1", "b1_96x128_f1: the library has no such function"),
+        # Which no photo would ask for.
+        ("bucket b3_96x128 3", "bucket b3_96x129 3", "b3_96x129: the library has no such function"),
         ("score_thresh 0.5", "score_thresh 0.5\npoints 19", "expected five times five, with points"),
         ("score_thresh 0.5", "score_thresh 0.5\npoints 19" + "\nfive 19" * 5, "expected indices of points in five"),
     ],
@@ -401,6 +457,30 @@ def test_an_artefact_that_is_wrong_is_told_with_status_2(detect, toys, tmp_path,
     (folder / "manifest.txt").write_text(text)
     done = run(detect, folder, write_ppm(tmp_path / "a.ppm", photo(97, 128)))
     assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("faces", "said"),
+    [
+        ("5 20 2 4", "expected faces of 5 points or as many as points says, got 20"),
+        ("5 999999999 2 4", "faces: expected a whole number from 1 to 4096, got 999999999"),
+        ("5 5 2 4", "expected points (R, K, 2) from the library, of another shape"),
+        ("5 19 2 4 8", "b2_64x96_f8: the library has no such function"),
+        ("6 19 2 4", "expected scores, boxes and 6 levels"),
+        ("17 19 2 4", "faces: expected a whole number from 1 to 16, got 17"),
+    ],
+)
+def test_wrong_functions_for_faces_are_told_with_status_2(maskface, detect, tmp_path, photo, faces, said):
+    folder = shutil.copytree(maskface, tmp_path / "net")
+    text = (folder / "manifest.txt").read_text()
+    assert "faces 5 19 2 4\n" in text
+    (folder / "manifest.txt").write_text(text.replace("faces 5 19 2 4\n", f"faces {faces}\n"))
+    file = write_ppm(tmp_path / "a.ppm", photo(97, 128))
+    done = run(detect, folder, "--score", "0.02", file)
+    assert done.returncode == 2 and said in done.stderr and done.stdout == "", done.stderr
+    # All but the shape of points is told where no face is looked at: none scores as much.
+    assert lines(detect, maskface, "--score", "1", file)[0]["faces"] == []
+    assert run(detect, folder, "--score", "1", file).returncode == (0 if faces == "5 5 2 4" else 2)
 
 
 def test_a_damaged_library_is_told_before_it_is_loaded(detect, toys, tmp_path, photo):

@@ -114,7 +114,15 @@ WRONG = {
     "no batch": (lambda faces: faces.update(batches=[]), r"faces\.batches: expected numbers of faces"),
     "a batch twice": (lambda faces: faces.update(batches=[2, 2]), r"faces\.batches"),
     "a batch of none": (lambda faces: faces.update(batches=[0, 2]), r"faces\.batches"),
-    "no levels": (lambda faces: faces.update(levels=0), r"faces\.levels: expected a whole number of at least 1"),
+    "a batch of thousands": (lambda faces: faces.update(batches=[2, 4097]), r"faces\.batches: .*from 1 to 4096"),
+    "no levels": (lambda faces: faces.update(levels=0), r"faces\.levels: expected a whole number from 1 to 16, got 0"),
+    "too many levels": (lambda faces: faces.update(levels=17), r"faces\.levels: .*from 1 to 16, got 17"),
+    "a bool for points": (lambda faces: faces.update(num_points=True), r"faces\.num_points: .*4096, got True"),
+    "too many points": (lambda faces: faces.update(num_points=999_999_999), r"faces\.num_points: .*from 1 to 4096"),
+    "points of no scheme": (
+        lambda faces: faces.update(num_points=20),
+        r"faces\.num_points: expected 5 or 19, the points of facts\.scheme, got 20",
+    ),
     "a missing key": (lambda faces: faces.pop("num_points"), r"faces: .*missing \['num_points'\]"),
 }
 
@@ -131,6 +139,16 @@ def test_a_manifest_with_wrong_functions_for_faces_is_refused(module, what):
     values["outputs"].pop()
     with pytest.raises(DeployError, match="landmarks of a detector with functions for faces"):
         runtime.Manifest.from_dict(values)
+
+
+@needs_compiler
+def test_the_points_of_faces_are_five_or_those_of_the_scheme(module):
+    values = json.loads(module.manifest.to_json())
+    values["facts"]["scheme"] = None
+    with pytest.raises(DeployError, match=r"faces\.num_points: expected 5, got 19"):
+        runtime.Manifest.from_dict(values)
+    values["faces"]["num_points"] = 5
+    assert runtime.Manifest.from_dict(values).faces.num_points == 5
 
 
 @needs_compiler
@@ -165,9 +183,9 @@ def test_it_compiles_for_gpus(small_maskface):
     assert "blockIdx.x" in functions["pyramid_roi_align"].script()
 
 
-def test_batches_of_no_face_are_refused(small_maskface, tmp_path):
-    for batches in ((), (0, 1)):
-        with pytest.raises(InputError, match="expected face_batches of at least 1"):
+def test_batches_of_no_face_and_of_thousands_are_refused(small_maskface, tmp_path):
+    for batches in ((), (0, 1), (1, 4097)):
+        with pytest.raises(InputError, match="expected face_batches from 1 to 4096"):
             compile_model(small_maskface(context=False), tmp_path / "net", face_batches=batches)
 
 

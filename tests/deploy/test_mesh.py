@@ -16,7 +16,9 @@ from gluonface.deploy.build import buckets_for, compile_model  # noqa: E402
 from gluonface.deploy.runtime import load, parse_manifest  # noqa: E402
 from gluonface.deploy.targets import find_target  # noqa: E402
 from gluonface.errors import DeployError  # noqa: E402
+from gluonface.mesh import topology_468  # noqa: E402
 from gluonface.model_zoo import retinaface_mesh  # noqa: E402
+from gluonface.pose import rotation_from_pose  # noqa: E402
 
 NAME, SIZE = "retinaface_mobilenet0.25_mesh468_fc26", (64, 96)
 SPEC = AnchorSpec((8, 16), ((12, 16, 20), (25, 32, 40)))
@@ -111,6 +113,12 @@ def test_faces_have_the_mesh_and_the_pose_that_the_analyzer_of_mxnet_gives_them(
         np.testing.assert_allclose(ours.mesh, expected.mesh, rtol=0, atol=2e-2)
         np.testing.assert_allclose(ours.landmarks5, expected.landmarks5, rtol=0, atol=2e-2)
         np.testing.assert_allclose(ours.pose, expected.pose, rtol=0, atol=0.5)
+    known = topology_468()
+    tilted = replace(known, canonical=known.canonical @ rotation_from_pose([0, 0, 20]))
+    expected = gluonface.FaceAnalyzer(net, size=SIZE, score_thresh=0.02, topology=tilted)(photos[0]).pose
+    assert np.abs(expected - theirs[0].pose).max() > 5
+    found = load(artefact, score_thresh=0.02, topology=tilted)(photos[0]).pose
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.5)
 
 
 @needs_compiler

@@ -23,6 +23,7 @@ from gluonface.errors import DeployError, ImageError, InputError, MissingDepende
 from gluonface.faces import SCHEMES
 from gluonface.geometry import HEATMAP_TEMPLATE, five_from_boxes
 from gluonface.image import save_image
+from gluonface.mesh import topology_468
 
 pytest.importorskip("tvm_ffi", reason="running takes tvm_ffi: pip install gluonface[runtime]")
 
@@ -283,6 +284,8 @@ def test_artefacts_in_each_others_place_are_refused(toys):
         runtime.load(toys / "landmarks", landmarks=toys / "landmarks")
     with pytest.raises(InputError, match="expected a detector's artefact with score_thresh"):
         runtime.load(toys / "landmarks", score_thresh=0.5)
+    with pytest.raises(InputError, match="expected a detector's artefact with topology"):
+        runtime.load(toys / "landmarks", topology=topology_468())
     with pytest.raises(InputError, match="expected the artefact of a landmark net as landmarks, got toy_detection"):
         runtime.load(toys / "detector", landmarks=toys / "detector")
 

@@ -85,6 +85,21 @@ def test_peaks_are_their_twin_and_those_of_the_chosen_channels(hybrid, case):
 
 
 @HYBRID
+@pytest.mark.parametrize(("cls", "points"), [(SquareArgmax, 1), (PointPeaks, (0,))], ids=["argmax", "peaks"])
+def test_squares_wider_than_can_be_searched_are_refused_and_others_are_searched_in_maps_of_any_width(
+    cls, points, hybrid
+):
+    made, response = block(cls, hybrid, points), np.zeros((1, 1, 2, 1200), np.float32)
+    response[0, 0, 1, 700] = 5
+    twin = square_argmax if cls is SquareArgmax else point_peaks
+    squares = np.float32([[[800, -510, 1823.9, 514], [0, 0, 0, 0]], [[1390, -5, 1410, 15], [2000, 0, 5000, 3000]]])
+    found, wanted = twins(made, twin, np.repeat(response, 2, axis=0), squares)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="of at most 512 cells of 2x2 pixels across, got one of 513"):
+        made(mx.nd.array(response), mx.nd.array([[[800, -510, 1826, 514]]]))
+
+
+@HYBRID
 def test_means_are_those_of_the_cells_inside(hybrid, case):
     features, squares = case
     found = block(SquareMean, hybrid, 5)(mx.nd.array(features), mx.nd.array(squares)).asnumpy()

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gluonface.data import aflw, cofw, read_jsonl
-from gluonface.data.landmark_sets import labels_of
+from gluonface.data import aflw, cofw, read_jsonl, write_jsonl
+from gluonface.data.landmark_sets import labels_of, sample_of
 from gluonface.image import load_image, save_image
 
 SETS = ("300w", "wflw", "aflw", "cofw", "jd106")
@@ -98,23 +98,72 @@ def test_wflw_becomes_two_files_and_on_wish_its_subsets(load_script, tmp_path, o
     assert found == dict.fromkeys(names, 2)
 
 
-def test_aflw_becomes_three_files(load_script, tmp_path, out, monkeypatch, cells):
+@pytest.fixture
+def make_aflw(cells):
+    """A function that lays out an AFLW of one face for each name of a photo, all points but the last face's seen."""
     scipy_io = pytest.importorskip("scipy.io")
+
+    def make(root, *photos):
+        for value, name in enumerate(dict.fromkeys(photos)):
+            photo(root / "images" / name, 90 + value)
+        mask = np.ones((len(photos), 19))
+        mask[-1] = 0
+        points = np.tile(np.concatenate([np.arange(19) + 10, np.arange(19) + 20]), (len(photos), 1))
+        box = np.tile([8.0, 38, 12, 42], (len(photos), 1))
+        names = cells([np.array([name]) for name in photos])
+        order = np.arange(len(photos))[None] + 1
+        mat = {"nameList": names, "bbox": box, "data": points, "mask_new": mask, "ra": order}
+        scipy_io.savemat(root / "AFLWinfo_release.mat", mat)
+
+    return make
+
+
+def test_aflw_becomes_three_files(load_script, tmp_path, out, monkeypatch, make_aflw):
     script, root = load_script("prepare_aflw"), tmp_path / "AFLW"
-    photo(root / "images/0/a.jpg")
-    mask = np.ones((3, 19))
-    mask[2] = 0
-    points = np.tile(np.concatenate([np.arange(19) + 10, np.arange(19) + 20]), (3, 1))
-    box = np.tile([8.0, 38, 12, 42], (3, 1))
-    names = cells([np.array(["0/a.jpg"])] * 3)
-    mat = {"nameList": names, "bbox": box, "data": points, "mask_new": mask, "ra": np.array([[1, 2, 3]])}
-    scipy_io.savemat(root / "AFLWinfo_release.mat", mat)
+    make_aflw(root, *["0/a.jpg"] * 3)
     monkeypatch.setitem(aflw.NUM_FACES, "train", 1)
     monkeypatch.setitem(aflw.NUM_FACES, "test", 2)
     assert run(script, root, out) == 0
     assert counts(out, root) == {"aflw_train": 1, "aflw_test": 2, "aflw_frontal": 1}
     (sample,) = read_jsonl(out / "aflw_test.jsonl", images=root)
     assert [face["face_size"] for face in sample.faces.attributes] == [30, 30]
+
+
+def test_photos_of_another_set_are_left_out_of_the_training_file_of_aflw(
+    load_script, tmp_path, out, monkeypatch, make_aflw, capsys
+):
+    script, root, other = load_script("prepare_aflw"), tmp_path / "AFLW", tmp_path / "AFLW2000"
+    make_aflw(root, "0/image1.jpg", "0/image1.jpg", "2/image2.jpg", "0/image1.jpg", "3/image3.jpg")
+    monkeypatch.setitem(aflw.NUM_FACES, "train", 3)
+    monkeypatch.setitem(aflw.NUM_FACES, "test", 2)
+    photo(other / "image1.jpg", 10)  # a crop of the photo
+    labels = labels_of("19", np.stack([np.arange(19) + 10, np.arange(19) + 20], axis=1)[None].astype(float))
+    write_jsonl(tmp_path / "others.jsonl", [sample_of(other, "image1.jpg", labels, "aflw2000", "face 1")])
+    assert run(script, root, out) == 0
+    assert counts(out, root) == {"aflw_train": 3, "aflw_test": 2, "aflw_frontal": 1}
+    capsys.readouterr()
+    words = ("--without", str(tmp_path / "others.jsonl"), "--without-images", str(other))
+    assert run(script, root, out, *words) == 0
+    assert "1 training photos occur in others.jsonl and were left out" in capsys.readouterr().out
+    (kept,) = read_jsonl(out / "aflw_train.jsonl", images=root)
+    assert kept.name == "images/2/image2.jpg"
+    assert counts(out, root) == {"aflw_train": 1, "aflw_test": 2, "aflw_frontal": 1}
+
+
+def test_a_training_file_of_aflw_without_photos_is_none(load_script, tmp_path, out, monkeypatch, make_aflw, capsys):
+    script, root = load_script("prepare_aflw"), tmp_path / "AFLW"
+    make_aflw(root, *["0/a.jpg"] * 3)
+    monkeypatch.setitem(aflw.NUM_FACES, "train", 1)
+    monkeypatch.setitem(aflw.NUM_FACES, "test", 2)
+    assert run(script, root, out) == 0
+    test = ("--without", str(out / "aflw_test.jsonl"))
+    assert run(script, root, tmp_path / "less", *test, "--without-images", str(root)) == 1
+    assert "expected photos for training that are not in" in capsys.readouterr().err
+    assert run(script, root, tmp_path / "less", *test) == 1  # photos are not in images/ beside the file
+    assert "cannot read the photo" in capsys.readouterr().err and not (tmp_path / "less").exists()
+    for words in (("--splits", "test", *test), ("--without-images", str(root))):
+        with pytest.raises(SystemExit):
+            run(script, root, tmp_path / "less", *words)
 
 
 def test_cofw_is_written_beside_its_photos(load_script, tmp_path, out, monkeypatch, rng, capsys):

@@ -48,6 +48,23 @@ def test_a_complete_download_becomes_two_annotation_files(script, root, monkeypa
     assert val[0][1].boxes.tolist() == [[4, 90, 34, 110]]
 
 
+def test_validation_photos_have_five_points_where_their_list_has_them(script, root, monkeypatch, capsys):
+    monkeypatch.setattr(script, "NUM_PHOTOS", {"train": 2, "val": 1})
+    labels = root.parent / "labels"
+    (labels / "val").mkdir()
+    out = root.parent / "out" / "widerface_val.jsonl"
+    for points, known in (("", 0), (" 12 95 0 28 95 0 20 100 0 14 105 0 26 105 0 0.5", 1)):
+        (labels / "val" / "label.txt").write_text(f"# 1--Handshaking/b.jpg\n4 90 30 40{points}\n")
+        assert run(script, root, "--labels", labels) == 0
+        assert f"1 photos, 1 faces, {known} with five points" in capsys.readouterr().out
+        (_, faces) = FaceJsonLines(out, images=root)[0]
+        assert faces.landmarks5_human.tolist() == [bool(known)]
+    with pytest.raises(SystemExit):
+        script.parse_args(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "perhaps val/label.txt (boxes alone as published: five-point figures on the validation photos need" in words
+
+
 def test_everything_that_is_missing_is_listed_and_nothing_is_written(script, root, monkeypatch, capsys):
     monkeypatch.setattr(script, "NUM_PHOTOS", {"train": 2, "val": 1})
     (root / "WIDER_train/images/0--Parade/none.jpg").unlink()

@@ -6,13 +6,14 @@ import pytest
 
 from gluonface._compat import mx
 from gluonface.data.base import FaceLabels
-from gluonface.errors import DataError
+from gluonface.data.loader import BatchLoader
+from gluonface.errors import DataError, InputError
 from gluonface.image import save_image
 from gluonface.model_zoo import get_model
 from gluonface.training.checkpoint import read_checkpoint
 from gluonface.training.config import learning_rate_at
 
-MODEL = "kpnet_drnet_widerface"
+MODEL, HOURGLASS = "kpnet_drnet_widerface", "kpnet_hourglass_widerface"
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,9 @@ def _no_curves(monkeypatch):
         (("--head", "anchors"), {"cls", "box", "landmark"}, {"head": "anchors"}),
         (("--head", "tags"), {"response", "tags"}, {"head": "tags"}),
         (("--whole-photos", "--source-weight", "drawn=2"), {"scale", "points"}, {}),
+        (("--model", HOURGLASS), {"scale", "points"}, {"name": HOURGLASS}),
     ],
-    ids=["soft", "response learnt, too", "argmax", "regression", "anchors", "tags", "whole photos"],
+    ids=["soft", "response learnt, too", "argmax", "regression", "anchors", "tags", "whole photos", "hourglass"],
 )
 def test_a_run_learns_validates_and_leaves_weights_that_load(script, drawn, tmp_path, flags, parts, options):
     validation = ("--train-points", str(drawn / "partial.jsonl"), "--val", str(drawn / "all.jsonl"))
@@ -82,7 +84,7 @@ def test_a_run_learns_validates_and_leaves_weights_that_load(script, drawn, tmp_
         assert set(row["losses"]) == parts
         assert {"ap50", "ap", "recall_at_1fppi"} <= set(row["validation"])
     assert sum(epochs[-1]["losses"].values()) < sum(epochs[0]["losses"].values())
-    net = get_model(MODEL, **options)
+    net = get_model(**{"name": MODEL, **options})
     net.load_parameters(tmp_path / "best.params")
     assert net(mx.nd.zeros((1, 3, 64, 64)))[3].shape[2] == 10
 
@@ -121,6 +123,86 @@ def test_the_recipe_is_the_papers_unless_told_otherwise(script):
     rates = [learning_rate_at(config, iteration, 100) for iteration in (0, 25_000, 50_000, 99_999, 100_000, 149_999)]
     np.testing.assert_allclose(rates, [1e-5, 5.005e-3, 1e-2, 1e-2, 1e-3, 1e-3], rtol=1e-6)
     assert args.rotate == args.quarter_turns == 0
+    assert (args.num_points, args.beta, args.jitter_cells, args.jitter_bins) == (None, 1, 1, 1)
+
+
+def test_a_run_of_any_length_warms_up_for_a_third_and_decays_after_two(script):
+    config = script.config_from_args(script.parse_args(["--train", "x.jsonl", "--epochs", "30"]))
+    rates = [learning_rate_at(config, iteration, 10) for iteration in (0, 50, 100, 199, 200, 299)]
+    np.testing.assert_allclose(rates, [1e-5, 5.005e-3, 1e-2, 1e-2, 1e-3, 1e-3], rtol=1e-6)
+    given = ["--train", "x.jsonl", "--epochs", "30", "--warmup-epochs", "0.5", "--lr-decay-epoch", "12,25"]
+    args = script.parse_args(given)
+    assert (args.warmup_epochs, args.lr_decay_epoch) == (0.5, (12, 25))
+    assert script.parse_args([*given[:4], "--warmup-epochs", "0"]).warmup_epochs == 0
+
+
+@pytest.mark.parametrize("warmup", ["30", "500"])
+def test_a_warm_up_as_long_as_the_run_is_refused(script, warmup, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_args(["--train", "x.jsonl", "--epochs", "30", "--warmup-epochs", warmup])
+    assert "--warmup-epochs: expected fewer than the 30 of --epochs" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def dense(drawn):
+    """The drawn photos, their faces with as many landmarks as one says; JSON lines beside the others."""
+
+    def lines(count):
+        path, rng = drawn / f"dense{count}.jsonl", np.random.default_rng(count)
+        rows = [json.loads(line) for line in (drawn / "all.jsonl").read_text().splitlines()]
+        for row in rows:
+            (face,) = row["faces"]
+            x1, y1, x2, y2 = face["box"]
+            face[f"landmarks{count}"] = (
+                np.array([x1, y1]) + rng.uniform(0, 1, (count, 2)) * (x2 - x1, y2 - y1)
+            ).tolist()
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return lines
+
+
+@pytest.mark.parametrize("count", [19, 68])
+def test_as_many_points_are_learnt_as_asked_for(script, drawn, dense, tmp_path, count):
+    flags = ("--num-points", str(count), "--epochs", "1", "--val", dense(count), "--train", dense(count))
+    script.main(arguments(drawn, tmp_path, *flags))
+    (epoch,) = read_log(tmp_path)
+    assert epoch["losses"]["points"] > 0 and "ap50" in epoch["validation"]
+    net = get_model(MODEL, num_points=count)
+    net.load_parameters(tmp_path / "last.params")
+    assert net(mx.nd.zeros((1, 3, 64, 64)))[3].shape[2] == 2 * count
+
+
+def test_points_that_no_photo_has_are_asked_for_in_vain(script, drawn, dense, tmp_path):
+    flags = ("--train", dense(19), "--num-points", "68", "--epochs", "1")
+    with pytest.raises(DataError, match="faces with landmarks of the scheme 68, as the net has 68 points; found none"):
+        script.main(arguments(drawn, tmp_path, *flags))
+
+
+def test_anchors_learn_five_points_alone(script, drawn, tmp_path):
+    with pytest.raises(InputError, match="anchors learns five points, got a net of 19; give --num-points 5"):
+        script.build_net(script.parse_args(arguments(drawn, tmp_path, "--head", "anchors", "--num-points", "19")))
+    aflw = ("--head", "anchors", "--model", "kpnet_drnet_aflw", "--num-points", "5")
+    assert script.build_net(script.parse_args(arguments(drawn, tmp_path, *aflw))).num_points == 5
+
+
+def test_the_softness_of_soft_argmax_and_the_jitter_are_flags(script, drawn, tmp_path):
+    flags = ("--beta", "4", "--jitter-cells", "0", "--jitter-bins", "2")
+    args = script.parse_args(arguments(drawn, tmp_path, *flags))
+    net = script.build_net(args)
+    assert net.network.reader.beta == net.peaks.beta == 4
+    targets, _, _ = script.objective(args, net)
+    assert (targets.jitter_cells, targets.jitter_bins) == (0, 2)
+
+
+def test_whole_photos_have_other_squares_in_each_epoch(script, drawn, tmp_path):
+    args = script.parse_args(arguments(drawn, tmp_path, "--whole-photos"))
+    views, (targets, _, _) = script.make_views(args, 0, 5), script.objective(args, script.build_net(args))
+    loader = BatchLoader(views, 8, encode=targets.encode_labels, shuffle=False)
+    first, second, again = (next(loader.epoch(epoch)) for epoch in (0, 1, 0))
+    for number, differs in enumerate((False, False, True, True)):  # images, scale map, squares, places of points
+        assert (first[number] != second[number]).any() == differs
+        np.testing.assert_array_equal(first[number], again[number])
 
 
 def test_a_mean_over_squares_counts_those_with_a_known_point(script, drawn, tmp_path):
@@ -136,7 +218,7 @@ def test_a_mean_over_squares_counts_those_with_a_known_point(script, drawn, tmp_
 def test_photos_of_which_one_face_is_labelled_train_points_only(script, drawn, tmp_path):
     partial = str(drawn / "partial.jsonl")
     args = script.parse_args(arguments(drawn, tmp_path, "--train-points", partial, "--whole-photos"))
-    views = script.make_views(args, 0)
+    views = script.make_views(args, 0, 5)
     targets, _, _ = script.objective(args, script.build_net(args))
     _, labels = views.sample(11, 0)
     scale, squares, _, masks = targets.encode_labels(labels)
@@ -144,5 +226,5 @@ def test_photos_of_which_one_face_is_labelled_train_points_only(script, drawn, t
     assert masks.any() and squares.any()
     with pytest.raises(DataError, match="no photo of --train-points has the source film"):
         script.make_views(
-            script.parse_args(arguments(drawn, tmp_path, "--train-points", partial, "--points-sources", "film")), 0
+            script.parse_args(arguments(drawn, tmp_path, "--train-points", partial, "--points-sources", "film")), 0, 5
         )

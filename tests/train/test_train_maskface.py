@@ -172,6 +172,57 @@ def test_views_are_those_of_the_phase(script, drawn, tmp_path):
     assert both.transform.degrade is not None and both.transform.min_face == detection.min_face
 
 
+@pytest.mark.parametrize(
+    ("phase", "ignored", "counting"),
+    [
+        (
+            "detection",
+            {"rotate": "1", "max-degrees": "20", "quarter-turns": "0", "crop-ratios": "1", "face-sizes": "32",
+             "face-size-weights": "1", "face-range": "30 50"},
+            "--scales 1 2 --face-prob .3",
+        ),
+        (
+            "landmarks",
+            {"rotate": "1", "quarter-turns": ".5", "crop-ratios": "1", "face-sizes": "32", "face-size-weights": "1",
+             "face-prob": ".5", "scales": "1 2"},
+            "--face-range 30 50 --max-degrees 20",
+        ),
+        (
+            "both",
+            {"scales": "1 2", "face-range": "150 450"},
+            "--rotate .5 --max-degrees 20 --quarter-turns .2 --crop-ratios 1 --face-prob .3 --face-sizes 32 64 "
+            "--face-size-weights 1 2",
+        ),
+    ],
+)  # fmt: skip
+def test_a_phase_refuses_the_flags_of_others_views(script, capsys, phase, ignored, counting):
+    words = ["--train", "x.jsonl", "--no-frozen", "--phase", phase]
+    every = ("--mosaic", ".5", "--degrade", "--min-face", "5")
+    assert script.parse_args([*words, *counting.split(), *every]).mosaic == 0.5
+    for name, value in ignored.items():
+        with pytest.raises(SystemExit):
+            script.parse_args([*words, f"--{name}", *value.split()])
+        phases = " or ".join(script.ONLY_IN[name.replace("-", "_")])
+        assert f"--{name} does nothing here: it counts with --phase {phases}" in capsys.readouterr().err
+
+
+def test_the_help_says_once_what_the_share_of_faces_is_in_each_phase(script, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count(" --face-prob FACE_PROB ") == 1
+    assert "for detection (default: .5), one brought to a drawn size for both (default: 0)" in text
+    for phase, share in (("detection", 0.5), ("both", 0.0)):
+        assert script.parse_args(["--train", "x", "--no-frozen", "--phase", phase]).face_prob == share
+
+
+def test_what_the_net_and_the_data_are_is_kept_with_a_run(script):
+    words = ["--train", "x.jsonl", "--phase", "both", "--k0", "4", "--lambda-kp", "1", "--no-context", "--no-frozen"]
+    flags = script.config_from_args(script.parse_args([*words, "--cache", "bytes"])).flags
+    told = {"train": "x.jsonl", "phase": "both", "k0": 4.0, "lambda_kp": 1.0, "context": False, "frozen": False}
+    assert {**flags, **told} == flags and "cache" not in flags
+
+
 def test_without_low_quality_matches_a_face_between_the_anchors_has_none(script):
     words = ["--train", "x.jsonl", "--no-frozen", "--data-shape", "64"]
     labels = FaceLabels(np.array([[10, 20, 40, 29]], np.float32))

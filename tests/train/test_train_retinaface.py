@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
+from gluonface.data.base import concat_labels
 from gluonface.errors import InputError
 from gluonface.image import save_image
-from gluonface.mesh import save_topology, subset_topology, topology_468, turn_upright
+from gluonface.mesh import pose_from_mesh, save_topology, subset_topology, topology_468, turn_upright
 from gluonface.model_zoo import get_model, model_facts
 
 PLAIN = model_facts("retinaface_mobilenet0.25_widerface")  # of a model without weights: ImageNet's mean and std
@@ -167,7 +168,61 @@ def test_a_light_net_takes_no_mesh_and_a_mesh_of_another_kind_is_refused(script,
         script.read_topology(script.parse_args(whole_arguments(meshed, tmp_path, *mesh)))
 
 
-def test_the_losses_of_one_batch_are_those_of_its_halves_on_two_devices(script, meshed, tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    ["--topology t.npz", "--val-mesh v.jsonl", "--mesh-weight 1", "--edge-weight .5", "--no-cascade", "--deformable no",
+     "--refined-positive-iou .6", "--refined-negative-iou .3"],
+)  # fmt: skip
+def test_a_light_net_takes_no_flag_of_models_with_a_mesh(script, drawn, tmp_path, capsys, words):
+    with pytest.raises(SystemExit):
+        script.parse_args(arguments(drawn, tmp_path, *words.split()))
+    said = f"{words.split()[0]} does nothing here: {PLAIN.name} has no mesh; those that have are called"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--topology t.npz", "--val-mesh v.jsonl", "--mesh-weight 2", "--edge-weight 1"])
+def test_how_a_mesh_is_learnt_is_refused_where_none_is(script, meshed, tmp_path, capsys, words):
+    with pytest.raises(SystemExit):
+        script.parse_args(whole_arguments(meshed, tmp_path, *words.split()))
+    assert f"{words.split()[0]} does nothing here: it counts with --mesh" in capsys.readouterr().err
+    script.parse_args(whole_arguments(meshed, tmp_path, "--mesh", "m.npz", *words.split()))
+
+
+def test_a_model_with_a_mesh_does_not_start_from_another_kind_of_checkpoint(script, meshed, tmp_path, capsys):
+    other = ("--start-insightface", "mnet.25-0000.params")
+    with pytest.raises(SystemExit):
+        script.parse_args(whole_arguments(meshed, tmp_path, *other, "--no-cascade"))
+    said = f"--start-insightface does nothing here: it counts for light models, and {WHOLE} has a mesh; give --start"
+    assert said in capsys.readouterr().err
+    assert script.parse_args(arguments(meshed, tmp_path, *other)).start_insightface == other[1]
+
+
+def test_a_mesh_that_is_not_its_own_mirror_image_is_learnt_from_the_views_that_are_not_mirrored(
+    script, meshed, tmp_path
+):
+    topology = topology_468()
+    part = subset_topology(
+        "part", topology.canonical, topology.triangles, np.arange(234), triangles_of="model", nose_tip=topology.nose_tip
+    )
+    assert part.flip_index is None
+    save_topology(tmp_path / "part.npz", part)
+    with np.load(meshed / "meshes.npz") as file:
+        np.savez(tmp_path / "meshes.npz", part=file["mesh468"][:, :234])
+    mesh = ("--mesh", str(tmp_path / "meshes.npz"), "--topology", str(tmp_path / "part.npz"))
+    model = ("--model", WHOLE.replace("468", "234"), "--source-weight", "drawn=8", "--mosaic", "0.25")
+    args = script.parse_args(whole_arguments(meshed, tmp_path, *mesh, *model))
+    with script.make_loader(args, script.config_from_args(args), 0, 1, script.read_topology(args)) as loader:
+        batches = [[array[:, 0] for array in arrays[3:]] for arrays in loader.epoch(0)]
+    kinds, _, points, meshes = (np.concatenate(arrays) for arrays in zip(*batches))
+    there = np.isfinite(meshes).all(axis=(1, 2))
+    # Of 64 views half show a face with a mesh, and half of these are mirrored.
+    assert len(there) == 64 and 8 <= there.sum() <= 26
+    assert (kinds == 1).sum() > 40 and np.isfinite(points[kinds == 1]).all()
+    _, residual = pose_from_mesh(meshes[there], part)
+    assert residual.max() < 1e-3
+
+
+def test_the_first_head_s_means_are_of_the_batch_and_the_second_s_of_each_device_s_images(script, meshed, tmp_path):
     args = script.parse_args(whole_arguments(meshed, tmp_path, "--mesh", str(meshed / "meshes.npz")))
     topology, contexts = script.read_topology(args), [mx.cpu(0), mx.cpu(1)]
     net = script.build_net(args)
@@ -175,16 +230,25 @@ def test_the_losses_of_one_batch_are_those_of_its_halves_on_two_devices(script, 
     net.collect_params().reset_ctx(contexts)
     losses.mesh.initialize(ctx=contexts)
     encode = script.anchor_targets(args, script.MeshTargets, num_vertices=468).encode_labels
-    labels = script.read_samples(args, topology)[0].faces
-    targets = [np.stack([array] * 2) for array in encode(labels)]
-    images = np.random.default_rng(0).normal(0, 1, (1, 3, 64, 64)).repeat(2, axis=0)
-    per_anchor = np.full(2, 2 / (targets[0] == 1).sum())
-    whole = losses(net, *(mx.nd.array(a) for a in (images, *targets, per_anchor)))
-    halves = [
-        losses(net, *(mx.nd.array(a[i : i + 1], ctx=c) for a in (images, *targets, per_anchor)))
-        for i, c in enumerate(contexts)
-    ]
+    samples = script.read_samples(args, topology)
+    # A face in the one image, two in the other.
+    labels = samples[0].faces, concat_labels([samples[2].faces, samples[4].faces])
+    targets = [np.stack(arrays) for arrays in zip(*map(encode, labels))]
+    images = np.random.default_rng(0).normal(0, 1, (2, 3, 64, 64))
+    batches = script.NormalisedBatches([(images, *targets)], script.positives)
+    arrays = next(iter(batches))
+    whole = losses(net, *map(mx.nd.array, arrays))
+    halves = [losses(net, *(mx.nd.array(a[i : i + 1], ctx=c) for a in arrays)) for i, c in enumerate(contexts)]
+    shares = {}
     for name, value in whole.items():
-        ours = [half[name].asnumpy() for half in halves]
-        np.testing.assert_allclose(np.concatenate(ours), value.asnumpy(), rtol=1e-3, atol=1e-6)
-        assert value.asnumpy().min() > 0
+        value, ours = value.asnumpy(), np.concatenate([half[name].asnumpy() for half in halves])
+        assert min(value.min(), ours.min()) > 0
+        shares[name] = value / ours
+    for name in ("first_cls", "first_box"):
+        np.testing.assert_allclose(shares[name], 1, rtol=1e-3)
+    for name in ("cls", "box", "landmark", "vertex", "edge"):
+        # In the batch an image's anchors count as all others do; alone, they are all that the mean is over.
+        np.testing.assert_allclose(shares[name].sum(), 2, rtol=1e-3)
+        assert abs(shares[name] - 1).min() > 0.01
+    np.testing.assert_allclose(shares["cls"], shares["box"], rtol=1e-3)
+    np.testing.assert_allclose(shares["vertex"], shares["edge"], rtol=1e-3)

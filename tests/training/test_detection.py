@@ -224,6 +224,30 @@ def test_a_net_without_its_points_finds_the_same_boxes(samples):
         assert len(boxes) and whole.landmarks5 is not None and boxes.landmarks5 is None
 
 
+def test_a_net_without_its_points_never_looks_for_them(samples):
+    net = maskface(model_facts("maskface_mobilenet0.25_widerface"), channels=8, frozen=False)
+    net.initialize(mx.init.Xavier())
+    net.set_nms(0.4, 100, 5, 0.0)
+    looks = []
+    net.network.keypoint_head.register_forward_hook(lambda *_: looks.append(1))
+    paths = [sample.image_path for sample in samples]
+    for given, looked in ((BoxesAlone(net), False), (net, True)):
+        assert all(map(len, FaceAnalyzer(given, size=96, score_thresh=0)(paths)))
+        assert bool(looks) == looked
+
+
+def test_settings_of_a_net_without_its_points_are_the_nets():
+    net = maskface(model_facts("maskface_mobilenet0.25_widerface"), channels=8, frozen=False)
+    net.initialize(mx.init.Xavier())
+    boxes = BoxesAlone(net)
+    FaceAnalyzer(boxes, score_thresh=0.001, nms_thresh=0.7)
+    assert (net.nms_thresh, net.score_thresh) == (boxes.nms_thresh, boxes.score_thresh) == (0.7, 0.001)
+    net.set_nms(nms_topk=9, post_nms=8)
+    assert (boxes.nms_topk, boxes.post_nms) == (9, 8)
+    net.facts = model_facts("maskface_mobilenet0.25_aflw")
+    assert boxes.facts is net.facts
+
+
 def test_points_of_a_labelled_face_are_those_of_the_most_confident_that_overlaps_it():
     boxes = [[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60], [20, 0, 30, 10]]
     points = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 68, 2), np.float32)

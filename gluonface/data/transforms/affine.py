@@ -106,12 +106,9 @@ class Affine:
         rectangle round the turned corners would be up to twice as large as the face. A face with a dense
         jaw gets the rectangle round its turned outline (points and forehead). Both are exact for quarter turns.
 
-        The depth of a mesh, seen from afar, grows and shrinks with the image (`scale`).
-
-        Raises
-        ------
-        InputError
-            A mirror, and a mesh of which it is not known which vertices mirror each other.
+        The depth of a mesh, seen from afar, grows and shrinks with the image (`scale`). Under a mirror, a mesh without
+        ``mesh_flip`` becomes NaN, a face without mesh: the mirror image has no vertices where some of this kind are.
+        All else of the face is mirrored.
         """
         boxes = self._boxes(labels.boxes)
         landmarks5 = self.points(labels.landmarks5)
@@ -138,12 +135,7 @@ class Affine:
         moved = np.concatenate([self.points(mesh[..., :2]), mesh[..., 2:] * np.float32(self.scale)], axis=-1)
         if not self.mirrored:
             return moved
-        if mesh_flip is None:
-            raise InputError(
-                f"expected meshes with mesh_flip to mirror, got {mesh.shape[1]} vertices without: give a topology with "
-                "flip_index, or mirror nothing"
-            )
-        return moved[:, mesh_flip]
+        return np.full_like(moved, np.nan) if mesh_flip is None else moved[:, mesh_flip]
 
     def _upright(self) -> bool:
         """Whether sides of boxes stay level and plumb."""

@@ -24,6 +24,11 @@ namespace ffi = tvm::ffi;
 
 constexpr int kFormat = 1;
 constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 20;
+// No artefact comes near them; a damaged manifest is not to ask for gigabytes. Those of faces are Python's, too.
+constexpr int kMaxBatch = 4096;
+constexpr int kMaxSide = 16384;
+constexpr int kMaxLevels = 16;
+constexpr int kMaxPoints = 4096;
 // TVM's generated code may expect this of an address; and TVM's number of the allocator that keeps what it freed.
 constexpr std::size_t kAlignment = 64;
 constexpr int kPooledAllocator = 2;
@@ -137,11 +142,12 @@ public:
         return value;
     }
 
-    int count(int least = 1) {
+    int count(int least = 1, int most = 999'999'999) {
         const std::string text = word();
         // Nine digits are no overflow.
-        if (text.size() > 9 || text.find_first_not_of("0123456789") != std::string::npos || std::stoi(text) < least) {
-            wrong("a whole number of at least " + std::to_string(least) + ", got " + text);
+        const bool digits = text.size() <= 9 && text.find_first_not_of("0123456789") == std::string::npos;
+        if (!digits || std::stoi(text) < least || std::stoi(text) > most) {
+            wrong("a whole number from " + std::to_string(least) + " to " + std::to_string(most) + ", got " + text);
         }
         return std::stoi(text);
     }
@@ -199,11 +205,9 @@ void read_line(Line& line, Manifest& manifest) {
     } else if (key == "bucket") {
         Bucket bucket;
         bucket.function = line.word();
-        bucket.batch = line.count();
-        bucket.height = line.count();
-        bucket.width = line.count();
-        if (bucket.batch > 4096 || bucket.height > 16384 || bucket.width > 16384)
-            line.wrong("a shape of a sensible size");
+        bucket.batch = line.count(1, kMaxBatch);
+        bucket.height = line.count(1, kMaxSide);
+        bucket.width = line.count(1, kMaxSide);
         manifest.buckets.push_back(bucket);
     } else if (key == "size") {
         manifest.size = line.count();
@@ -224,11 +228,10 @@ void read_line(Line& line, Manifest& manifest) {
         manifest.five.push_back(part);
     } else if (key == "faces") {
         FaceFunctions faces;
-        faces.levels = line.count();
-        faces.num_points = line.count();
+        faces.levels = line.count(1, kMaxLevels);
+        faces.num_points = line.count(1, kMaxPoints);
         do {
-            faces.batches.push_back(line.count());
-            if (faces.batches.back() > 4096) line.wrong("batches of a sensible size");
+            faces.batches.push_back(line.count(1, kMaxBatch));
         } while (line.more());
         manifest.faces = std::move(faces);
     } else {
@@ -254,6 +257,10 @@ void check_sense(const std::string& where, const Manifest& manifest) {
         require(manifest.task == "detection", "functions for faces of a detector only");
         require(std::adjacent_find(batches.begin(), batches.end(), std::greater_equal<>()) == batches.end(),
                 "batches of faces that grow");
+        // Of other points nobody knows the five that they stand for.
+        const int given = manifest.faces->num_points;
+        require(given == 5 || given == manifest.num_points,
+                "faces of 5 points or as many as points says, got " + std::to_string(given));
     }
     if (manifest.task == "landmarks") {
         require(manifest.num_points > 0 && manifest.template_points.size() == 5, "points, and a template of five points");
@@ -341,6 +348,10 @@ void require_shape(const Array& array, const std::vector<std::int64_t>& shape, c
 
 }  // namespace
 
+std::string FaceFunctions::function(const Bucket& bucket, int batch) {
+    return bucket.function + "_f" + std::to_string(batch);
+}
+
 Manifest read_manifest(const std::string& folder) {
     const std::string path = folder + "/manifest.txt";
     std::ifstream file(path, std::ios::binary);
@@ -372,10 +383,10 @@ struct Network::Machine {
         return found.value();
     }
 
-    // Landmarks (B, n, 2K) of the faces of all canvases together; -1 for what is none, too weak or without area.
-    // Outputs are scores, boxes and the levels.
-    Array landmarks(const Manifest& manifest, const Bucket& bucket, const Array& scores, const Array& boxes,
-                    const ffi::Array<ffi::Tensor>& outputs, double score_thresh) const {
+    // Landmarks (B, n, 2K) of the faces of so many canvases together, the others being black; -1 for what is none, too
+    // weak or without area. Outputs are scores, boxes and the levels.
+    Array landmarks(const Manifest& manifest, const Bucket& bucket, std::size_t canvases, const Array& scores,
+                    const Array& boxes, const ffi::Array<ffi::Tensor>& outputs, double score_thresh) const {
         const std::string where = manifest.model + ": " + bucket.function;
         if (scores.shape.size() != 2) throw Error(where + ": expected scores (B, n) from the library");
         const auto rows = static_cast<std::size_t>(scores.shape[1]);
@@ -384,7 +395,7 @@ struct Network::Machine {
         Array found{{scores.shape[0], scores.shape[1], static_cast<std::int64_t>(width)}, {}};
         found.values.assign(scores.values.size() * width, -1.0F);
         std::vector<std::size_t> faces;
-        for (std::size_t i = 0; i < scores.values.size(); ++i) {
+        for (std::size_t i = 0; i < canvases * rows; ++i) {
             const float* box = boxes.values.data() + 4 * i;
             const bool wanted = scores.values[i] >= std::max(score_thresh, 0.0);
             if (wanted && box[2] > box[0] && box[3] > box[1]) faces.push_back(i);
@@ -405,7 +416,7 @@ struct Network::Machine {
             for (std::size_t i = 2; i < outputs.size(); ++i) {
                 arguments.emplace_back(outputs[static_cast<std::int64_t>(i)]);
             }
-            const std::string name = bucket.function + "_f" + std::to_string(batch);
+            const std::string name = FaceFunctions::function(bucket, batch);
             ffi::Any result;
             function(name, manifest.model)
                 .CallPacked(arguments.data(), static_cast<std::int32_t>(arguments.size()), &result);
@@ -434,6 +445,14 @@ Network::Network(const std::string& folder) : manifest_(read_manifest(folder)) {
         machine_ = std::make_unique<Machine>(Machine{executable, machine});
     } catch (const std::exception& error) {
         throw Error(path + ": cannot be loaded: " + error.what());
+    }
+    // Now, not at the first photo that needs it.
+    for (const Bucket& bucket : manifest_.buckets) {
+        machine_->function(bucket.function, manifest_.model);
+        if (!manifest_.faces) continue;
+        for (const int batch : manifest_.faces->batches) {
+            machine_->function(FaceFunctions::function(bucket, batch), manifest_.model);
+        }
     }
 }
 
@@ -470,8 +489,8 @@ std::vector<Array> Network::run(const Bucket& bucket, const std::vector<Image>& 
             }
         }
         if (manifest_.faces) {
-            arrays.push_back(
-                machine_->landmarks(manifest_, bucket, arrays[0], arrays[1], outputs, score_thresh));
+            arrays.push_back(machine_->landmarks(manifest_, bucket, canvases.size(), arrays[0], arrays[1], outputs,
+                                                 score_thresh));
         }
         return arrays;
     } catch (const Error&) {

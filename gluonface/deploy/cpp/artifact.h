@@ -23,8 +23,11 @@ struct Bucket {
 // Functions that look at the faces that were found (Python's FaceFunctions): of each bucket one for each batch of them.
 struct FaceFunctions {
     int levels = 0;      // of the pyramid, which the bucket's function gives behind scores and boxes
-    int num_points = 0;  // of a face
+    int num_points = 0;  // of a face: five, or those of the manifest
     std::vector<int> batches;  // growing
+
+    // Name of the function of a bucket for so many faces.
+    static std::string function(const Bucket& bucket, int batch);
 };
 
 // The part of an artefact's manifest that a program needs: a key and its values a line (gluonface writes it beside
@@ -60,7 +63,8 @@ struct Array {
 // The functions of an artefact. One thread at a time may use a network.
 class Network {
 public:
-    // Loads the artefact in a folder, after its library was found to be what the manifest says. Throws Error.
+    // Loads the artefact in a folder, after its library was found to be what the manifest says, and looks up all of its
+    // functions. Throws Error.
     explicit Network(const std::string& folder);
     ~Network();
     Network(Network&&) noexcept;
@@ -68,8 +72,8 @@ public:
     const Manifest& manifest() const { return manifest_; }
 
     // Runs the function of a bucket on canvases of its size, at most as many as its batch has; the rest is black. Where
-    // there are functions that look at faces, those of at least that score go through them, and landmarks (B, n, 2K)
-    // stand in the place of the levels, -1 for all others. Throws Error.
+    // there are functions that look at faces, those of at least that score on the canvases go through them, and
+    // landmarks (B, n, 2K) stand in the place of the levels, -1 for all others. Throws Error.
     std::vector<Array> run(const Bucket& bucket, const std::vector<Image>& canvases, double score_thresh = 0);
 
 private:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from ...image import MAX_PIXELS
 from .manifest import Manifest
 from .module import Module
 from .reader import Artifact, open_artifact
+
+if TYPE_CHECKING:
+    from ...mesh import MeshTopology
 
 __all__ = ["CompiledAnalyzer", "CompiledLandmarks", "load"]
 
@@ -26,6 +30,7 @@ def load(
     path: str | os.PathLike | Artifact,
     *,
     landmarks: str | os.PathLike | Artifact | LandmarkStage | None = None,
+    topology: MeshTopology | None = None,
     threads: int = 1,
     size: int | tuple[int, int] | str | None = "auto",
     score_thresh: float | None = None,
@@ -44,6 +49,8 @@ def load(
         A folder or a zip that ``gluonface compile`` made.
     landmarks : path, Artifact or LandmarkStage, optional
         Second stage of a detector.
+    topology : MeshTopology, optional
+        Of a detector with meshes: what their vertices are, see `gluonface.analysis.Analyzer`.
     threads : int
         Threads that one call of a network uses.
     size : int, (int, int), "auto" or None
@@ -71,7 +78,12 @@ def load(
     """
     module = Module(path, threads=threads)
     if module.manifest.task == "landmarks":
-        given = {"landmarks": landmarks, "score_thresh": score_thresh, "max_faces": max_faces}
+        given = {
+            "landmarks": landmarks,
+            "topology": topology,
+            "score_thresh": score_thresh,
+            "max_faces": max_faces,
+        }
         extra = [name for name, value in given.items() if value is not None]
         if extra:
             raise InputError(
@@ -91,6 +103,7 @@ def load(
     return CompiledAnalyzer(
         module,
         landmarks=landmarks,
+        topology=topology,
         size=size,
         score_thresh=score_thresh,
         max_faces=max_faces,
@@ -117,7 +130,7 @@ class CompiledAnalyzer(_Compiled, Analyzer):
         Of a detector.
     score_thresh : float, optional
         Not below the one that it was compiled with.
-    landmarks, size, max_faces, batch_size, max_pixels
+    landmarks, topology, size, max_faces, batch_size, max_pixels
         As of `gluonface.analysis.Analyzer`.
 
     Raises
@@ -131,6 +144,7 @@ class CompiledAnalyzer(_Compiled, Analyzer):
         module: Module,
         *,
         landmarks: LandmarkStage | None = None,
+        topology: MeshTopology | None = None,
         size: int | tuple[int, int] | str | None = "auto",
         score_thresh: float | None = None,
         max_faces: int | None = None,
@@ -142,6 +156,7 @@ class CompiledAnalyzer(_Compiled, Analyzer):
             manifest.facts,
             buckets=_buckets(manifest),
             landmarks=landmarks,
+            topology=topology,
             size=size,
             score_thresh=score_thresh,
             max_faces=max_faces,

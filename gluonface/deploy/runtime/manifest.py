@@ -53,6 +53,10 @@ _FROM_FACTS = {
     "terms": "terms",
     "research_only": "research_only",
 }
+# No artefact comes near them; the C++ runtime sizes arrays by them, and has the same.
+_MAX_LEVELS, _MAX_POINTS = 16, 4096
+#: Faces that are looked at at once, at most.
+MAX_FACE_BATCH = 4096
 # A zip names a folder, too, at most one level down: lib/.
 _MAX_PARTS = 2
 
@@ -87,11 +91,11 @@ class FaceFunctions:
     Attributes
     ----------
     batches : tuple of int
-        R, growing.
+        R, growing, up to 4096.
     levels : int
-        How many.
+        How many, up to 16.
     num_points : int
-        K.
+        K, up to 4096: 5, or that of the scheme in the facts.
     """
 
     batches: tuple[int, ...]
@@ -327,6 +331,12 @@ class Manifest:
             check.wrong("outputs", "scores, bboxes, landmarks of a detector with functions for faces", names)
         if self.facts.scheme not in SCHEMES and (self.task == "landmarks" or self.facts.scheme is not None):
             check.wrong("facts.scheme", f"one of {', '.join(SCHEMES)}", self.facts.scheme)
+        if self.faces is not None:
+            dense = None if self.facts.scheme is None else SCHEMES[self.facts.scheme].num_points
+            # Of other points nobody knows the five that they stand for.
+            if self.faces.num_points not in (5, dense):
+                expected = "5" if dense is None else f"5 or {dense}, the points of facts.scheme"
+                check.wrong("faces.num_points", expected, self.faces.num_points)
         if self.task == "landmarks":
             size = self.facts.size
             if self.facts.template is None:
@@ -378,10 +388,11 @@ class _Checker:
     def boolean(self, values: Mapping, key: str, prefix: str = "") -> bool:
         return self._typed(values, key, prefix, bool, "true or false")
 
-    def count(self, values: Mapping, key: str, prefix: str = "", least: int = 1) -> int:
-        value = self._typed(values, key, prefix, int, f"a whole number of at least {least}")
-        if value < least:
-            self.wrong(prefix + key, f"a whole number of at least {least}", value)
+    def count(self, values: Mapping, key: str, prefix: str = "", least: int = 1, most: int | None = None) -> int:
+        expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+        value = self._typed(values, key, prefix, int, expected)
+        if value < least or (most is not None and value > most):
+            self.wrong(prefix + key, expected, value)
         return value
 
     def number(self, values: Mapping, key: str, prefix: str = "") -> float:
@@ -436,11 +447,11 @@ class _Checker:
         values = self.mapping(values, "faces")
         self.keys(values, "faces", FaceFunctions)
         batches = self.list(values, "batches", "faces.")
-        counted = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in batches)
+        counted = all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= MAX_FACE_BATCH for n in batches)
         if not batches or not counted or list(batches) != sorted(set(batches)):
-            self.wrong("faces.batches", "numbers of faces, growing", batches)
-        levels, num_points = (self.count(values, key, "faces.") for key in ("levels", "num_points"))
-        return FaceFunctions(tuple(batches), levels, num_points)
+            self.wrong("faces.batches", f"numbers of faces from 1 to {MAX_FACE_BATCH}, growing", batches)
+        levels = self.count(values, "levels", "faces.", most=_MAX_LEVELS)
+        return FaceFunctions(tuple(batches), levels, self.count(values, "num_points", "faces.", most=_MAX_POINTS))
 
     def output(self, values, prefix: str) -> Output:
         self.keys(values, prefix, Output)

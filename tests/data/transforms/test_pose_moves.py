@@ -5,7 +5,6 @@ import pytest
 
 from gluonface.data.base import FaceLabels
 from gluonface.data.transforms.affine import Affine
-from gluonface.errors import InputError
 from gluonface.faces import SCHEMES
 from gluonface.geometry import rotation_matrix_about
 from gluonface.mesh import pose_from_mesh, topology_468, turn_upright
@@ -125,8 +124,11 @@ def test_a_mesh_moves_with_its_pose_and_its_size(name, pose):
         np.testing.assert_allclose(moved.mesh[0, :, :2], MAPS[name].points(labels.mesh[0, :, :2]), atol=1e-3)
 
 
-def test_a_mesh_that_nobody_knows_the_mirror_image_of_is_not_mirrored():
-    labels = meshed(POSES[0]).with_(mesh_flip=None)
-    assert MAPS["small"].labels(labels).mesh.shape == (2, 468, 3)
-    with pytest.raises(InputError, match="expected meshes with mesh_flip to mirror, got 468 vertices without"):
-        MAPS["mirrored"].labels(labels)
+def test_a_mesh_that_nobody_knows_the_mirror_image_of_is_lost_under_a_mirror_and_nothing_else_is():
+    symmetric = meshed(POSES[1])
+    labels = symmetric.with_(mesh_flip=None)
+    np.testing.assert_array_equal(MAPS["small"].labels(labels).mesh, MAPS["small"].labels(symmetric).mesh)
+    moved, wanted = (MAPS["mirrored"].labels(each) for each in (labels, symmetric))
+    assert moved.mesh.shape == (2, 468, 3) and np.isnan(moved.mesh).all() and moved.mesh_flip is None
+    np.testing.assert_array_equal(moved.boxes, wanted.boxes)
+    np.testing.assert_array_equal(moved.pose, wanted.pose)
