@@ -116,6 +116,11 @@ def _net_arguments(parser: argparse.ArgumentParser) -> None:
         "--landmarks-artefact", type=Path, metavar="PATH", help="compiled landmark net, beside --artefact"
     )
     parser.add_argument(
+        "--topology",
+        metavar="NPZ",
+        help="of a detector with meshes: what their vertices are, for the pose (default: the 468 of the package)",
+    )
+    parser.add_argument(
         "--size",
         type=_size,
         default="auto",
@@ -242,6 +247,7 @@ def _analyzer(args: argparse.Namespace):
     analyzer = FaceAnalyzer(
         args.model,
         landmarks=args.landmarks,
+        topology=_topology(args),
         ctx=ctx,
         size="auto" if isinstance(args.size, list) else args.size,
         score_thresh=args.score,
@@ -261,6 +267,15 @@ def _analyzer(args: argparse.Namespace):
     return analyzer
 
 
+def _topology(args: argparse.Namespace):
+    """What the vertices of meshes are, as --topology says; None: as the analyzer takes it."""
+    if args.topology is None:
+        return None
+    from .mesh import load_topology
+
+    return load_topology(args.topology)
+
+
 def _compiled_analyzer(args: argparse.Namespace):
     for option in ("model", "landmarks", "nms", "box_style", "gpu", "root"):
         if getattr(args, option) is not None:
@@ -275,6 +290,7 @@ def _compiled_analyzer(args: argparse.Namespace):
     analyzer = runtime.load(
         args.artefact,
         landmarks=args.landmarks_artefact,
+        topology=_topology(args),
         threads=args.threads or 1,
         size="auto" if isinstance(args.size, list) else args.size,
         score_thresh=args.score,

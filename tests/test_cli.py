@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -246,6 +247,7 @@ def test_options_reach_the_analyzer(folder):
     assert FakeAnalyzer.options == {
         "detector": "m",
         "landmarks": "l",
+        "topology": None,
         "ctx": mx.cpu(),
         "size": (480, 640),
         "score_thresh": 0.7,
@@ -258,6 +260,20 @@ def test_options_reach_the_analyzer(folder):
     for text, size in (("320", 320), ("stored", None), ("auto", "auto")):
         cli.main(["detect", "one", "--size", text, "--quiet"])
         assert FakeAnalyzer.options["size"] == size
+
+
+def test_the_topology_of_meshes_is_told_to_the_analyzer_of_either_kind(folder, monkeypatch, capsys):
+    from gluonface.deploy import runtime
+    from gluonface.mesh import save_topology, topology_468
+
+    save_topology("kind.npz", dataclasses.replace(topology_468(), name="kind"))
+    monkeypatch.setattr(runtime, "load", lambda path, **options: FakeAnalyzer(path, max_pixels=10**8, **options))
+    for way, detector in (("--model=m", "m"), ("--artefact=net.artefact", Path("net.artefact"))):
+        assert cli.main(["detect", "one", way, "--topology", "kind.npz", "--quiet"]) == 0
+        assert FakeAnalyzer.options["detector"] == detector and FakeAnalyzer.options["topology"].name == "kind"
+    np.savez("kind.npz", matrix=np.eye(3))
+    assert cli.main(["detect", "one", "--topology", "kind.npz"]) == 1
+    assert "kind.npz: expected a gluonface mesh topology" in capsys.readouterr().err
 
 
 def test_several_long_sides_are_looked_at_one_after_another(folder, monkeypatch, capsys):

@@ -500,6 +500,65 @@ def test_a_dense_map_comes_back_from_its_file_and_wrong_ones_are_refused(tmp_pat
         fm.DenseMap.load(tmp_path / "map.npy")
 
 
+def test_a_regression_of_centred_meshes_is_taken_whatever_its_rows_add_up_to(tmp_path, rng):
+    matrix = rng.normal(size=(9, 4)).astype(np.float32)
+    for centre in (np.arange(4), np.array([2]), 2):
+        dense = fm.DenseMap.from_regression(matrix, centre)
+        middle = TETRAHEDRON[np.atleast_1d(centre)].mean(axis=0)
+        expected = matrix @ (TETRAHEDRON - middle) + middle
+        np.testing.assert_allclose(dense(TETRAHEDRON), expected, atol=1e-5)
+        np.testing.assert_allclose(dense(TETRAHEDRON + 4000) - 4000, expected, atol=2e-3)
+    np.savez(tmp_path / "map.npz", matrix=matrix, centre=2)
+    np.testing.assert_array_equal(fm.DenseMap.load(tmp_path / "map.npz").matrix, dense.matrix)
+    dense.save(tmp_path / "map.npz")
+    np.testing.assert_array_equal(fm.DenseMap.load(tmp_path / "map.npz").matrix, dense.matrix)
+
+
+def test_the_offset_of_a_regression_turns_and_grows_with_the_face(tmp_path, rng):
+    matrix, offset = rng.normal(size=(9, 4)).astype(np.float32), rng.normal(size=(9, 3))
+    parts = {"centre": np.arange(4), "offset": offset, "canonical": TETRAHEDRON}
+    dense = fm.DenseMap.from_regression(matrix, **parts)
+    middle = TETRAHEDRON.mean(axis=0)
+    expected = matrix @ (TETRAHEDRON - middle) + offset
+    np.testing.assert_allclose(dense(TETRAHEDRON), expected + middle, atol=1e-5)
+    turn = 25 * rotation_from_pose([10, 20, 30]).T
+    face = (TETRAHEDRON - middle) @ turn + (300, 200, 0)
+    np.testing.assert_allclose(dense(face), expected @ turn + (300, 200, 0), atol=1e-3)
+    np.savez(tmp_path / "map.npz", matrix=matrix, **parts)
+    np.testing.assert_array_equal(fm.DenseMap.load(tmp_path / "map.npz").matrix, dense.matrix)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"centre": [0, 0]}, r"centre: expected different vertices \(n,\) of 0 to 3"),
+        ({"centre": [4]}, "centre: expected different vertices"),
+        ({"centre": [0.5]}, "centre: expected different vertices"),
+        ({"centre": [0], "offset": np.ones((2, 3))}, "offset and canonical go together"),
+        ({"centre": [0], "canonical": TETRAHEDRON}, "offset and canonical go together"),
+        ({"centre": [0], "offset": np.ones(2), "canonical": TETRAHEDRON}, r"offset: expected finite numbers \(2, 3\)"),
+        ({"centre": [0], "offset": np.ones((2, 3)), "canonical": TETRAHEDRON * np.nan}, r"canonical: .*\(4, 3\)"),
+        ({"centre": [0], "offset": np.ones((2, 3)), "canonical": TETRAHEDRON * (1, 1, 0)}, "lie flat"),
+    ],
+)
+def test_a_regression_whose_parts_do_not_fit_is_refused(tmp_path, parts, message):
+    matrix = np.ones((2, 4))
+    with pytest.raises(InputError, match=message):
+        fm.DenseMap.from_regression(matrix, **parts)
+    np.savez(tmp_path / "map.npz", matrix=matrix, **parts)
+    with pytest.raises(DataError, match=message):
+        fm.DenseMap.load(tmp_path / "map.npz")
+
+
+def test_a_file_of_a_map_holds_nothing_whose_meaning_is_not_known(tmp_path):
+    for more in ("offset", "intercept"):
+        np.savez(tmp_path / "map.npz", matrix=np.full((2, 2), 0.5), **{more: np.ones((2, 3))})
+        with pytest.raises(DataError, match=f"expected beside 'matrix' nothing, or 'centre' .*, got {more}"):
+            fm.DenseMap.load(tmp_path / "map.npz")
+    with pytest.raises(InputError, match="say on which vertices: DenseMap.from_regression"):
+        fm.DenseMap(np.full((2, 2), 0.4))
+
+
 def test_a_map_that_is_fitted_to_faces_gives_their_denser_meshes(rng):
     true = rng.uniform(0, 1, (9, 4))
     true /= true.sum(axis=1, keepdims=True)

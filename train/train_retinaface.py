@@ -36,6 +36,7 @@ from gluonface.errors import InputError
 from gluonface.geometry import box_iou
 from gluonface.loss import AnchorLoss, FirstHeadLoss, MeshLoss
 from gluonface.mesh import MeshTopology, load_topology, topology_468
+from gluonface.metrics import evaluate_mesh
 from gluonface.model_zoo import get_model, import_insightface, model_facts
 from gluonface.model_zoo.retinaface_mesh import num_vertices
 from gluonface.pipeline import FaceAnalyzer
@@ -257,29 +258,27 @@ def _means(made: tuple) -> tuple:
     return tuple(np.full(len(cls_targets), len(cls_targets) / max(1.0, float(n)), np.float32) for n in counts)
 
 
-def mesh_validator(samples: list[FaceSample], size: int):
-    """``evaluate(net)``: mean distance of the vertices of found faces from labelled meshes, in shares of the face's
-    size (square root of the box's area): on the image, and in space.
-    """
-    samples = [sample for sample in samples if sample.faces.mesh is not None]
-    if not samples:
+def mesh_validator(samples: list[FaceSample], size: int, nose_tip: int):
+    """``evaluate(net)``: `evaluate_mesh` of labelled meshes and those of the faces found, on the image and in space."""
+    labelled = []
+    for sample in (one for one in samples if one.faces.mesh is not None):
+        labels = sample.faces[np.isfinite(sample.faces.mesh).all(axis=(1, 2)) & ~sample.faces.ignore]
+        labelled += [(sample.image_path, labels)] if len(labels) else []
+    if not labelled:
         raise InputError("--val-mesh: expected faces with meshes, got none")
+    truth, sizes = (np.concatenate([getattr(labels, key) for _, labels in labelled]) for key in ("mesh", "face_sizes"))
 
     def evaluate(net) -> dict[str, float]:
         analyzer = FaceAnalyzer(net, size=size, score_thresh=0.02, batch_size=4)
-        flat, deep, missed = [], [], 0
-        for sample, found in zip(samples, analyzer.stream(sample.image_path for sample in samples)):
-            labels = sample.faces[np.isfinite(sample.faces.mesh).all(axis=(1, 2)) & ~sample.faces.ignore]
+        predicted = []
+        for (_, labels), found in zip(labelled, analyzer.stream(path for path, _ in labelled)):
             overlap = box_iou(labels.boxes, found.boxes)
             hit = overlap.max(axis=1, initial=0) >= 0.5
-            missed += int((~hit).sum())
+            predicted.append(np.full(labels.mesh.shape, np.nan))
             if hit.any():
-                off = found.mesh[overlap[hit].argmax(axis=1)] - labels.mesh[hit]
-                sizes = labels.face_sizes[hit, None]
-                flat.append((np.linalg.norm(off[..., :2], axis=2) / sizes).mean(axis=1))
-                deep.append((np.linalg.norm(off, axis=2) / sizes).mean(axis=1))
-        means = [float(np.concatenate(parts).mean()) if parts else float("nan") for parts in (flat, deep)]
-        return {"mesh_nme": means[0], "mesh_nme_3d": means[1], "mesh_missed": float(missed)}
+                predicted[-1][hit] = found.mesh[overlap[hit].argmax(axis=1)]
+        scores = evaluate_mesh(np.concatenate(predicted), truth, sizes, nose_tip)
+        return {"mesh_nme": scores.xy, "mesh_nme_3d": scores.xyz, "mesh_missed": float(scores.missed)}
 
     return evaluate
 
@@ -291,7 +290,7 @@ def validator(args: argparse.Namespace, topology: MeshTopology | None):
         tests.append(detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size))
     if args.val_mesh and topology is not None:
         posed = FaceJsonLines(args.val_mesh, args.images, meshes=args.mesh, topology=topology).samples
-        tests.append(mesh_validator(posed, args.val_size))
+        tests.append(mesh_validator(posed, args.val_size, topology.nose_tip))
 
     def evaluate(net) -> dict[str, float]:
         return {key: value for test in tests for key, value in test(net).items()}

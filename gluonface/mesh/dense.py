@@ -14,6 +14,7 @@ from .topology import read_arrays
 __all__ = ["DenseMap", "fit_dense_map"]
 
 _KEY = "matrix"
+_OF_REGRESSIONS = ("centre", "offset", "canonical")
 # How far the sum of a row may be from 1: a face at column 4,000 would be shifted by 4 pixels.
 _SUM_TOLERANCE = 1e-3
 
@@ -22,6 +23,8 @@ class DenseMap:
     """Each vertex of a denser mesh as a weighted sum of the vertices of a mesh, the same for x, y and z.
 
     So a turned face has a turned dense mesh; and as the weights of a vertex add up to 1, a shifted face a shifted one.
+    A regression of another kind is taken where it can be brought to this form, see `from_regression`. One that mixes x,
+    y and z, a matrix (3W, 3V), cannot: its dense mesh does not turn with the face, nor know where on the photo it is.
 
     Parameters
     ----------
@@ -35,16 +38,70 @@ class DenseMap:
     """
 
     def __init__(self, matrix: np.ndarray):
-        matrix = np.asarray(matrix)
-        if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind != "f":
-            raise InputError(f"expected a matrix (W, V) of floats, got {matrix.shape} {matrix.dtype}")
+        matrix = _checked_matrix(matrix)
         sums = matrix.sum(axis=1, dtype=np.float64)
         off = ~(np.abs(sums - 1) <= _SUM_TOLERANCE)  # true for NaN
         if off.any():
             i = int(np.argmax(off))
-            raise InputError(f"expected rows that add up to 1, got {sums[i]:g} in row {i}: a shift would not be kept")
+            raise InputError(
+                f"expected rows that add up to 1, got {sums[i]:g} in row {i}: a shift would not be kept. If the meshes "
+                "of a regression were centred, say on which vertices: DenseMap.from_regression, or an array 'centre' "
+                "in its file"
+            )
         self.matrix = matrix.astype(np.float32)
         self.matrix.flags.writeable = False
+
+    @classmethod
+    def from_regression(
+        cls,
+        matrix: np.ndarray,
+        centre: int | np.ndarray,
+        offset: np.ndarray | None = None,
+        canonical: np.ndarray | None = None,
+    ) -> DenseMap:
+        """The map of a regression of meshes that were centred, whose rows add up to anything, with an offset or none.
+
+        ``dense - c = matrix @ (mesh - c) + offset``, where c is the mean of some vertices of the coarse mesh, of both.
+        It is the map of which this is the case, so that a shift is kept. An offset has a frame and a unit, those in
+        which the regression was made; for a face on a photo it is turned and scaled by the linear map that takes the
+        canonical mesh nearest to that of the face, by least squares.
+
+        Parameters
+        ----------
+        matrix : (W, V) array
+        centre : int or (n,) int array
+            The vertices of the coarse mesh whose mean is c: all, or one such as the tip of the nose.
+        offset : (W, 3) array, optional
+        canonical : (V, 3) array, optional
+            Goes with the offset: the coarse mesh of the mean face, in the offset's frame and unit.
+
+        Raises
+        ------
+        InputError
+            Arrays that do not fit each other or are not finite; an offset without a canonical mesh, or with a flat one;
+            a vertex of the centre twice.
+        """
+        matrix = _checked_matrix(matrix)
+        count, centre = matrix.shape[1], np.atleast_1d(centre)
+        whole = centre.ndim == 1 and centre.size > 0 and centre.dtype.kind in "iu"
+        if not whole or centre.min() < 0 or centre.max() >= count or len(np.unique(centre)) < len(centre):
+            raise InputError(f"centre: expected different vertices (n,) of 0 to {count - 1}, got {centre!r:.80}")
+        weights = matrix.astype(np.float32)
+        if (offset is None) != (canonical is None):
+            raise InputError("offset and canonical go together: the offset, and the mesh in whose frame and unit it is")
+        if offset is not None:
+            offset, canonical = np.asarray(offset, np.float64), np.asarray(canonical, np.float64)
+            for name, array, rows in (("offset", offset, len(matrix)), ("canonical", canonical, count)):
+                if array.shape != (rows, 3) or not np.isfinite(array).all():
+                    raise InputError(f"{name}: expected finite numbers ({rows}, 3), got an array of {array.shape}")
+            rest = canonical - canonical[centre].mean(axis=0)
+            if np.linalg.matrix_rank(rest) < 3:
+                raise InputError("canonical: expected a face of three dimensions, got one whose vertices lie flat")
+            # This inverse times a centred mesh is the linear map (3, 3) that takes the canonical mesh to it.
+            weights += (offset @ np.linalg.pinv(rest)).astype(np.float32)
+        # What is missing to 1 goes to the centre.
+        weights[:, centre] += (1 - weights.sum(axis=1, keepdims=True, dtype=np.float64)) / len(centre)
+        return cls(weights)
 
     def __repr__(self) -> str:
         return f"DenseMap({self.matrix.shape[1]} to {self.matrix.shape[0]} vertices)"
@@ -72,7 +129,8 @@ class DenseMap:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> DenseMap:
-        """Read the matrix of a .npz file (array "matrix") or of a .npy file.
+        """Read the matrix of a .npz file (array "matrix") or of a .npy file. A .npz file with an array "centre", and
+        maybe "offset" and "canonical", holds a regression, see `from_regression`.
 
         Raises
         ------
@@ -80,13 +138,26 @@ class DenseMap:
             The file cannot be read or holds something else.
         """
         arrays = read_arrays(path)
-        matrix = arrays.get(_KEY, arrays.get("array"))
+        matrix = arrays.pop(_KEY if _KEY in arrays else "array", None)
         if matrix is None:
             raise DataError(f"{path}: expected an array {_KEY!r}, got {', '.join(sorted(arrays)) or 'none'}")
+        unknown = sorted(set(arrays) - set(_OF_REGRESSIONS))
+        if unknown or (arrays and "centre" not in arrays):
+            raise DataError(
+                f"{path}: expected beside {_KEY!r} nothing, or 'centre' (vertices) and maybe 'offset' and 'canonical', "
+                f"got {', '.join(sorted(arrays))}"
+            )
         try:
-            return cls(matrix)
+            return cls.from_regression(matrix, **arrays) if arrays else cls(matrix)
         except InputError as error:
             raise DataError(f"{path}: {error}") from error
+
+
+def _checked_matrix(matrix: np.ndarray) -> np.ndarray:
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind != "f":
+        raise InputError(f"expected a matrix (W, V) of floats, got {matrix.shape} {matrix.dtype}")
+    return matrix
 
 
 def fit_dense_map(coarse: np.ndarray, dense: np.ndarray, ridge: float = 1e-4) -> DenseMap:

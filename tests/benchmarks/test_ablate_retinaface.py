@@ -94,6 +94,18 @@ def test_what_the_user_passes_on_wins_over_the_schedule_and_not_over_the_row(mod
     assert not any(flag.startswith("--mesh") for flag in flags)
 
 
+def test_how_a_mesh_is_learnt_and_tested_is_passed_on_to_the_rows_that_have_one(module, training):
+    shared = ["--train", "x", "--crop-ratios", ".5", "1", "--batch-size=4", "-j", "0", "--val", "w"]
+    given = [*shared[:5], "--mesh-weight", "0.5", *shared[5:6], "--val-mesh=v.jsonl", *shared[6:]]
+    args = module.parse_args(words_of("o", flags=given))
+    for row in module.ROWS:
+        read = training.parse_args(module.flags_of(args, row, 1))
+        assert (read.mesh_weight, read.val_mesh) == ((0.5, "v.jsonl") if row.mesh else (1, None))
+        assert (read.train, read.batch_size, read.num_workers, read.val) == ("x", 4, 0, "w")
+        assert list(read.crop_ratios) == [0.5, 1]
+    assert module.passed_on(args) == given
+
+
 @pytest.mark.parametrize(
     ("more", "flags", "words"),
     [
@@ -102,6 +114,12 @@ def test_what_the_user_passes_on_wins_over_the_schedule_and_not_over_the_row(mod
         ((), (), "give the data after --, as train/train_retinaface.py"),
         (("--start", "w.params"), ("--train", "x"), "'w.params' is no model with weights"),
         (("--model", "retinaface_mobilenet0.25_fc26"), ("--train", "x"), "retinaface_mobilenet0.25_fc26 has no mesh"),
+        (
+            ("--rows", "cascade"),
+            ("--train", "x", "--mesh-weight=2"),
+            "--mesh-weight: none of the rows cascade learns a",
+        ),
+        ((), ("--train", "x", "--val-mesh"), "--val-mesh: expected one argument"),
     ],
 )
 def test_arguments_that_would_make_rows_unlike_are_refused(module, capsys, more, flags, words):

@@ -10,7 +10,7 @@ from gluonface.data import FaceLabels, FaceSample, write_jsonl
 from gluonface.errors import DataError, InputError
 from gluonface.faces import Faces
 from gluonface.image import load_image, save_image
-from gluonface.mesh import save_topology, segment_parts, topology_468, turn_upright
+from gluonface.mesh import DenseMap, MeshTopology, save_topology, segment_parts, topology_468, turn_upright
 from gluonface.pose import rotation_from_pose
 
 TOPOLOGY = topology_468()
@@ -233,6 +233,59 @@ def test_another_kind_of_mesh_needs_its_topology(scored, folder):
     assert set(result["five"]) == {"points"} and result["dense"] is result["parts"] is None
 
 
+@pytest.fixture
+def denser(folder):
+    """Flags of a map to meshes that have a vertex more in the middle of each triangle, and of their topology with the
+    nose as their only part.
+    """
+    count, triangles = TOPOLOGY.num_vertices, TOPOLOGY.triangles
+    matrix = np.zeros((count + len(triangles), count), np.float32)
+    matrix[:count] = np.eye(count)
+    for row, triangle in enumerate(triangles, start=count):
+        matrix[row, triangle] = 1 / 3
+    dense = DenseMap(matrix)
+    dense.save(folder / "map.npz")
+    middles = np.arange(count, len(matrix))
+    split = np.concatenate([np.stack([*triangles.T[[i, (i + 1) % 3]], middles], axis=1) for i in range(3)])
+    nose = np.tile(TOPOLOGY.part_triangles("nose"), 3).astype(np.uint8)
+    kind = MeshTopology(
+        "split", split, dense(TOPOLOGY.canonical), TOPOLOGY.nose_tip, part_names=("nose",), triangle_parts=nose
+    )
+    save_topology(folder / "split.npz", kind)
+    return ("--dense", folder / "map.npz", "--dense-topology", folder / "split.npz")
+
+
+def test_parts_are_those_of_the_denser_meshes_that_a_map_makes(scored, denser, folder, capsys):
+    bare = scored(mesh=(1.6, 0, 3))
+    assert bare["dense_map"] is bare["dense_topology"] is None
+    result = scored(*denser, "--picture", folder / "ten.png", mesh=(1.6, 0, 3))
+    assert (result["topology"], result["dense_map"], result["dense_topology"]) == ("mediapipe468", "map.npz", "split")
+    assert result["parts"]["single"] == {"nose": pytest.approx(bare["parts"]["single"]["nose"], abs=0.01)}
+    assert result["parts"]["joined"] is None and result["parts"]["faces"] == 3
+    assert {kind: result[kind] for kind in ("mesh", "five", "dense", "pose")} == {
+        kind: bare[kind] for kind in ("mesh", "five", "dense", "pose")
+    }
+    assert "mesh, mapped to split" in capsys.readouterr().out
+    assert scored(*denser)["parts"]["single"] == {"nose": 1}
+
+
+def test_a_map_that_is_of_other_meshes_or_to_ones_without_parts_is_refused(scored, denser, folder):
+    own = folder / "own.npz"
+    save_topology(own, TOPOLOGY)
+    with pytest.raises(DataError, match=r"--dense .*map.npz: expected a matrix \(468, 468\).*, got \(1366, 468\)"):
+        scored(*denser[:3], own)
+    save_topology(own, MeshTopology("bare", TOPOLOGY.triangles, TOPOLOGY.canonical, 1))
+    DenseMap(np.eye(468, dtype=np.float32)).save(folder / "map.npz")
+    with pytest.raises(DataError, match=r"--dense-topology .*own.npz: bare names no parts"):
+        scored(*denser[:3], own)
+    with pytest.raises(DataError, match="found gives no meshes: there are no parts"):
+        save_topology(own, TOPOLOGY)
+        scored(*denser[:3], own, parts=("landmarks5",))
+    (folder / "map.npz").write_text("no map")
+    with pytest.raises(DataError, match=r"map.npz: cannot be read"):
+        scored(*denser[:3], own)
+
+
 def test_photos_that_were_trained_on_are_left_out(scored, folder, tmp_path_factory):
     trained = tmp_path_factory.mktemp("trained")
     for place in ("images/x/two.jpg", "images/y/one_more.jpg"):
@@ -272,8 +325,8 @@ def test_ten_faces_are_drawn_from_one_side_to_the_other(script, scored, folder, 
     module, drawn = script("eval_mesh"), []
     face_tiles = module.face_tiles
 
-    def kept(image, box, mesh, pose, topology):
-        drawn.append((pose, face_tiles(image, box, mesh, pose, topology)))
+    def kept(image, box, mesh, pose, topology, parts):
+        drawn.append((pose, face_tiles(image, box, mesh, pose, topology, parts)))
         return drawn[-1][1]
 
     monkeypatch.setattr(module, "face_tiles", kept)
@@ -359,6 +412,9 @@ def test_the_meshes_of_a_net_are_scored_with_its_own_threshold(script, folder, m
         ["--model", "m", "--trained-images", "x"],
         ["--model", "m", "--iou", "0"],
         ["--model", "m", "--iou", "1.1"],
+        ["--model", "m", "--meshes", "x", "--dense", "m.npz"],
+        ["--model", "m", "--meshes", "x", "--dense-topology", "t.npz"],
+        ["--model", "m", "--dense", "m.npz", "--dense-topology", "t.npz"],
     ],
     ids=str,
 )

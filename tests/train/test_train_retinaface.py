@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
-from gluonface.data.base import concat_labels
+from gluonface.data.base import FaceLabels, FaceSample, concat_labels
 from gluonface.errors import InputError
+from gluonface.faces import Faces
 from gluonface.image import save_image
 from gluonface.mesh import pose_from_mesh, save_topology, subset_topology, topology_468, turn_upright
+from gluonface.metrics import evaluate_mesh
 from gluonface.model_zoo import get_model, model_facts
 
 PLAIN = model_facts("retinaface_mobilenet0.25_widerface")  # of a model without weights: ImageNet's mean and std
@@ -134,6 +136,39 @@ def test_box_points_and_mesh_are_learnt_together_where_only_some_faces_have_a_me
         assert epochs[2]["losses"][part] < epochs[0]["losses"][part]
     net = get_model(WHOLE)
     net.load_parameters(tmp_path / "last.params")
+
+
+def test_meshes_are_validated_as_they_are_evaluated(script, monkeypatch, rng):
+    """Depth counts from the tip of the nose; faces without mesh and ignored ones do not count, missed ones are told."""
+    topology = topology_468()
+    truth = (turn_upright(topology.canonical)[None] * 2 + (40, 40, 0)).repeat(3, axis=0)
+    truth[2] = np.nan
+    labels = FaceLabels([[0, 0, 80, 80], [100, 0, 180, 80], [200, 0, 280, 80]], mesh=truth)
+    bare = FaceLabels([[0, 0, 80, 80]])
+    ignored = labels[[0]].with_(ignore=[True])
+    photos = {"a.png": labels, "b.png": bare, "c.png": ignored, "d.png": labels[[1]]}
+    samples = [FaceSample(path, (300, 300), faces) for path, faces in photos.items()]
+    off = truth[:1] + (3, 0, 4) + np.eye(468)[7][:, None] * (0, 0, 46.8)
+    found = {
+        "a.png": Faces(labels.boxes[:1], [0.9], mesh=off, size_hw=(300, 300)),
+        "d.png": Faces.empty((300, 300)),
+    }
+
+    class Analyzer:
+        def __init__(self, net, **options):
+            pass
+
+        def stream(self, paths):
+            return [found[path] for path in paths]
+
+    monkeypatch.setattr(script, "FaceAnalyzer", Analyzer)
+    figures = script.mesh_validator(samples, 64, topology.nose_tip)(None)
+    scores = evaluate_mesh(off, truth[:1], [80], topology.nose_tip)
+    assert (figures["mesh_nme"], figures["mesh_nme_3d"]) == pytest.approx((scores.xy, scores.xyz), abs=1e-6)
+    assert scores.xyz == pytest.approx((3 * 467 + np.hypot(3, 46.8)) / 468 / 80, abs=1e-5)
+    assert figures["mesh_missed"] == 2
+    with pytest.raises(InputError, match="--val-mesh: expected faces with meshes, got none"):
+        script.mesh_validator(samples[1:3], 64, topology.nose_tip)
 
 
 def test_the_rows_of_the_ablation_are_flags(script, meshed, tmp_path):
