@@ -6,6 +6,8 @@
 gluonface.model_zoo.ModelFacts). Facts already in model_zoo/<name>.json are kept where the file does not name them.
 Options that the net was trained with (``--channels 64``) are kept as ``options``: get_model(name, pretrained=True)
 builds that net, get_model(name) the model's own.
+``--raise network.scale_head.bias 3.66`` adds that to a parameter: a net whose targets are soft tells faces by
+probabilities of a few hundredths; raised logits rank as they did, with .5 as the bound between faces and others.
 Figures come from benchmarks/make_tables.py afterwards. An older weights file of the model is removed.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 from gluonface.files import write_atomically
@@ -34,11 +37,33 @@ def main(argv=None) -> None:
     trained = parser.add_argument_group("what the net was trained with, where not the model's own")
     for option, kind in OPTIONS.items():
         trained.add_argument(f"--{option}", type=kind, metavar="N" if kind is int else "X")
+    parser.add_argument(
+        "--raise", dest="raised", nargs=2, metavar=("PARAMETER", "X"), help="add a number to this parameter, see above"
+    )
     parser.add_argument("--zoo", type=Path, default=ZOO, help="folder to publish to (default: the package's)")
     args = parser.parse_args(argv)
     source = args.run / args.weights
     options = {option: getattr(args, option) for option in OPTIONS if getattr(args, option) is not None}
-    get_model(args.name, **options).load_parameters(source)  # raises where the weights are not this model's
+    net = get_model(args.name, **options)
+    net.load_parameters(source)  # raises where the weights are not this model's
+    with tempfile.TemporaryDirectory() as folder:
+        if args.raised:
+            source = _raised(parser, net, *args.raised, Path(folder) / "raised.params")
+        publish(args, source, options)
+
+
+def _raised(parser: argparse.ArgumentParser, net, name: str, by: str, path: Path) -> Path:
+    """Weights with a number added to one of the parameters, in a file."""
+    parameters = net._collect_params_with_prefix()
+    if name not in parameters:
+        parser.error(f"--raise: expected a parameter such as {', '.join(list(parameters)[-3:])}, got {name}")
+    parameters[name].set_data(parameters[name].data() + float(by))
+    net.save_parameters(str(path))
+    return path
+
+
+def publish(args: argparse.Namespace, source: Path, options: dict) -> None:
+    """Put a file of weights, and its facts, into the folder."""
     digest = store.sha256_file(source)
     path = args.zoo / f"{args.name}.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

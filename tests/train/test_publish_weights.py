@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from gluonface._compat import mx
@@ -39,6 +40,23 @@ def test_published_weights_load_by_name_and_a_better_net_replaces_the_file(scrip
     assert second.sha256 != first.sha256 and second.terms == "None."
     get_model(NAME, pretrained=True, root=zoo)
     assert sorted(p.name for p in zoo.iterdir()) == sorted([f"{NAME}.json", second.file])
+
+
+def test_a_parameter_is_raised_and_all_others_are_as_they_were(script, tmp_path, capsys):
+    run, zoo, facts = a_run(tmp_path / "run"), tmp_path / "zoo", tmp_path / "facts.json"
+    zoo.mkdir()
+    facts.write_text(json.dumps(FACTS))
+    asked = [NAME, "--run", str(run), "--facts", str(facts), "--zoo", str(zoo), "--raise"]
+    with pytest.raises(SystemExit):
+        script.main([*asked, "network.no_such.bias", "1"])
+    assert "expected a parameter such as" in capsys.readouterr().err and not list(zoo.glob("*.params"))
+    before = mx.nd.load(str(run / "best.params"))
+    name = next(name for name in before if name.endswith(".bias"))
+    script.main([*asked, name, "2.5"])
+    after = mx.nd.load(str(zoo / model_facts(NAME, zoo).file))
+    for key, array in before.items():
+        moved = after[key].asnumpy() - array.asnumpy()
+        assert np.allclose(moved, 2.5, atol=1e-6) if key == name else not moved.any()
 
 
 def levels(net):
