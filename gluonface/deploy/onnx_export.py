@@ -23,6 +23,7 @@ from ..errors import DeployError, InputError
 from ..files import write_atomically
 from ..model_zoo import get_model
 from ..model_zoo.keypoint_detector import KeypointDetector, TagDetector
+from ..model_zoo.maskface import MaskFaceDetector
 from ..model_zoo.store import read_params
 from ..model_zoo.weights import find_weights
 from .symbol import Graph, Node, Ref, batch_norm_terms, read_symbol, trace
@@ -1191,8 +1192,12 @@ _OUTPUTS = {
     ("landmarks", True): ("landmarks", "scores"),
     ("landmarks", False): ("heatmaps",),
 }
-#: Raw outputs of detectors that have no anchors.
-_MAPS = {KeypointDetector: ("scale_map", "maps"), TagDetector: ("heatmaps", "tags")}
+#: Raw outputs of detectors that have no anchors, or no points of each anchor.
+_MAPS = {
+    KeypointDetector: ("scale_map", "maps"),
+    TagDetector: ("heatmaps", "tags"),
+    MaskFaceDetector: ("cls_preds", "box_preds", *(f"level{k}" for k in range(2, 7))),
+}
 
 
 def export_onnx(
@@ -1213,7 +1218,7 @@ def export_onnx(
 
     Parameters
     ----------
-    net_or_name : FaceDetector, KeypointDetector, TagDetector, LandmarkNet or str
+    net_or_name : FaceDetector, KeypointDetector, TagDetector, MaskFaceDetector, LandmarkNet or str
         A net with parameters, or the name of a trained model.
     out_path : path
     size : int or (H, W), optional
@@ -1223,7 +1228,8 @@ def export_onnx(
         With decoding and non-maximum suppression: ``ids``, ``scores``, ``bboxes``, ``landmarks`` and, where it has it,
         ``pose`` of a detector, ``landmarks`` and ``scores`` of a landmark net. Otherwise raw: ``cls_preds``,
         ``box_preds``, ``landmark_preds`` and ``pose_cells``; of KPNet ``scale_map`` and ``maps``, where it finds points
-        in, or, with tags, ``heatmaps`` and ``tags``; of a landmark net ``heatmaps``.
+        in, or, with tags, ``heatmaps`` and ``tags``; of MaskFace ``cls_preds``, ``box_preds`` and the levels that its
+        keypoint head looks at, ``level2`` to ``level6``; of a landmark net ``heatmaps``.
     opset : int
         See `to_onnx`.
     root : path, optional
