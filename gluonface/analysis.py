@@ -26,7 +26,6 @@ import numpy as np
 from .errors import ImageError, InputError
 from .faces import SCHEMES, Faces
 from .facts import ModelFacts
-from .frames import FaceTrack, FrameRules, best_frames
 from .geometry import (
     Letterbox,
     apply_letterbox,
@@ -42,6 +41,7 @@ from .image import MAX_PIXELS, load_image
 from .pose import fit_pose
 
 if TYPE_CHECKING:
+    from .frames import FaceTrack, FrameRules
     from .mesh import MeshTopology
 
 __all__ = [
@@ -491,6 +491,8 @@ class Analyzer(Backend):
         VideoError, ImageError
             The video cannot be read.
         """
+        from .frames import best_frames  # here: a process that looks at photos starts without
+
         return best_frames(self, video, rules, step=step, max_frames=max_frames, fps=fps)
 
     def _stream(self, images: Iterator, on_error: str) -> Iterator[Faces]:
