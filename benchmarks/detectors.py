@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import read_result
 
 from gluonface import FaceAnalyzer, Faces, get_model, load_image
 from gluonface.box_mapping import BOX_STYLES, BoxMapping
@@ -29,7 +28,7 @@ from gluonface.model_zoo.keypoint_detector import BOXES, SCORINGS
 from gluonface.model_zoo.kpnet import HEADS, READERS
 from gluonface.model_zoo.maskface import MaskFaceDetector
 from gluonface.training.detection import BoxesAlone
-from gluonface.tta import SHORT_SIDES, detect_multiscale
+from gluonface.tta import MAX_LONG_SIDE, SHORT_SIDES, detect_multiscale
 
 #: Everything from this score on is evaluated; WIDER FACE's usual choice.
 LOW_SCORE = 0.02
@@ -227,11 +226,7 @@ def set_box_mapping(net, path: str) -> None:
     """
     if not hasattr(net, "set_box_mapping"):
         raise InputError(f"--box-mapping: expected a KPNet whose boxes come from points, got {net.facts.name}")
-    try:
-        mapping = BoxMapping.from_dict(read_result(path))
-    except InputError as error:
-        raise DataError(f"--box-mapping {path}: expected a file of train/fit_box_mapping.py ({error})") from error
-    net.set_box_mapping(mapping)
+    net.set_box_mapping(BoxMapping.load(path))
 
 
 def box_convention(args: argparse.Namespace) -> dict:
@@ -315,9 +310,8 @@ def _detect_often(analyzer: FaceAnalyzer, image, args: argparse.Namespace) -> Fa
     sides = scales(args)
     if sides is None and args.size is not None:  # one scale, given by the long side
         sides = [max(1, round(args.size * min(image.shape[:2]) / max(image.shape[:2])))]
-    return detect_multiscale(
-        analyzer, image, sides, flip=args.flip, soft=args.soft_nms, max_long_side=getattr(args, "max_long_side", 2300)
-    )
+    limit = getattr(args, "max_long_side", MAX_LONG_SIDE)
+    return detect_multiscale(analyzer, image, sides, flip=args.flip, soft=args.soft_nms, max_long_side=limit)
 
 
 def read_photos(samples: list[FaceSample], turns: list[Affine | None] | None = None) -> Iterator[np.ndarray]:

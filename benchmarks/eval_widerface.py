@@ -45,9 +45,7 @@ from gluonface.metrics import (
 from gluonface.metrics.curves import average_precision
 from gluonface.metrics.scoring import IOU_THRESHOLDS
 from gluonface.metrics.widerface_protocol import WiderFaceGroundTruth, to_xywh
-
-#: Of several scales, the default of `gluonface.tta.detect_multiscale`.
-MAX_LONG_SIDE = 2300
+from gluonface.tta import MAX_LONG_SIDE
 
 
 def main(argv: Sequence[str] | None = None) -> int:

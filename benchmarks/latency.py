@@ -50,6 +50,7 @@ from detectors import parse_size
 from gluonface import get_model
 from gluonface.errors import InputError
 from gluonface.model_zoo import model_facts
+from gluonface.processor import peak_memory_mib
 
 ENGINES = ("mxnet", "artefact")
 STAGES = ("decode", "preprocess", "network", "postprocess", "total")
@@ -267,11 +268,8 @@ def work(job: dict) -> None:
         measured = (Detection if net.facts.task == "detection" else Landmarks)(net, job, photo)
     for command in commands:
         if command.strip() == b"end":
-            # Not ru_maxrss, in which what the parent had when it forked counts.
-            status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-            peak = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
             weights = "shipped" if measured.facts.trained else "random"
-            answer = {"weights": weights, "peak_memory_mib": peak, "faces": measured.faces}
+            answer = {"weights": weights, "peak_memory_mib": peak_memory_mib(), "faces": measured.faces}
         else:
             answer = measured.once()
         answers.write(json.dumps(answer) + "\n")

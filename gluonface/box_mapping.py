@@ -13,12 +13,15 @@ and 90 degrees is the box itself.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
+from .errors import DataError, InputError
 from .faces import SCHEMES
 from .geometry import FIVE_IN_BOX, HEATMAP_TEMPLATE
 
@@ -89,6 +92,20 @@ class BoxMapping:
             return cls(np.array(values["frame"], np.float64), np.array(values["weights"], np.float64))
         except (TypeError, ValueError) as error:
             raise InputError(f"expected rows of numbers in a box mapping: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> BoxMapping:
+        """The mapping in a file of train/fit_box_mapping.py.
+
+        Raises
+        ------
+        DataError
+            The file cannot be read or holds something else.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, InputError) as error:
+            raise DataError(f"{path}: expected a file of train/fit_box_mapping.py ({error})") from error
 
 
 def _complex(points: np.ndarray) -> np.ndarray:

@@ -31,6 +31,9 @@ SHORT_SIDES = (500, 800, 1100, 1400, 1700)
 # 0.51 of that side on an astronaut's face that fills the photo, looked at with a long side of 1280 and 2048.
 _ANSWERS_UP_TO = 0.25
 
+#: Long side in pixels of the largest run.
+MAX_LONG_SIDE = 2300
+
 # Parts of `Faces` that are averaged beside the boxes, and what they are called in errors.
 _VOTED = {"landmarks5": "five points", "landmarks": "dense landmarks", "pose": "a pose"}
 
@@ -45,7 +48,7 @@ def detect_multiscale(
     soft: str | None = None,
     vote_thresh: float = 0.4,
     nms_thresh: float | None = None,
-    max_long_side: int | None = 2300,
+    max_long_side: int | None = MAX_LONG_SIDE,
     size_ranges: Sequence[tuple[float, float]] | None = None,
     score_thresh: float | None = None,
 ) -> Faces:

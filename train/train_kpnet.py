@@ -23,9 +23,7 @@ The rows of the paper's ablations are flags: ``--reader argmax``, ``--reader reg
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from pathlib import Path
 
 import numpy as np
 
@@ -160,23 +158,9 @@ def build_net(args: argparse.Namespace):
     if args.start:
         load_start(net, args.start)
     if args.box_mapping and args.head != "anchors":  # whose boxes are learnt
-        net.set_box_mapping(read_box_mapping(args.box_mapping))
+        net.set_box_mapping(BoxMapping.load(args.box_mapping))
     net.network(mx.nd.zeros((1, 3, 64, 64)))
     return net
-
-
-def read_box_mapping(path: str) -> BoxMapping:
-    """The mapping in a file of train/fit_box_mapping.py.
-
-    Raises
-    ------
-    DataError
-        The file cannot be read or holds something else.
-    """
-    try:
-        return BoxMapping.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, InputError) as error:
-        raise DataError(f"--box-mapping {path}: expected a file of train/fit_box_mapping.py ({error})") from error
 
 
 def make_views(args: argparse.Namespace, seed: int, num_points: int) -> RetinaFaceSamples:

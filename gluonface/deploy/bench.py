@@ -42,6 +42,7 @@ from ..errors import DeployError, GluonFaceError, InputError, MissingDependencyE
 from ..faces import Faces
 from ..facts import ModelFacts
 from ..geometry import box_iou
+from ..processor import peak_memory_mib
 from .engines import Engine, Job, engine_of, find_bucket, make_job, open_engine, ort_session
 from .runtime import Bucket, open_artifact
 from .runtime.machine import processor_name
@@ -265,7 +266,7 @@ class _Tasks:
         return {"photos": count}
 
     def memory(self) -> dict:
-        return {"peak_mib": _peak_mib()}
+        return {"peak_mib": peak_memory_mib()}
 
 
 class _Peak:
@@ -302,17 +303,6 @@ def _timed(run: Callable) -> dict:
         run()
         seconds.append(time.perf_counter() - start)
     return {"seconds": seconds}
-
-
-def _peak_mib() -> float | None:
-    """Memory of this process at its peak; None where the system does not say."""
-    # Not ru_maxrss, in which what the parent had when it forked counts.
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    line = next((line for line in text.splitlines() if line.startswith("VmHWM")), None)
-    return None if line is None else int(line.split()[1]) / 1024
 
 
 # ---- the measurement -------------------------------------------------------------------------------------------------

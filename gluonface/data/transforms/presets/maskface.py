@@ -27,12 +27,16 @@ __all__ = ["MaskFaceLandmarkTransform", "MaskFaceTrainTransform", "load_test", "
 MIN_FACE, MAX_FACE = math.sqrt(0.4) * 16, math.sqrt(2.5) * 256 * 2 ** (2 / 3)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _View(TrainView):
     """A window on a photo, then mirrored or not.
 
     Every face has its best anchors, however little they overlap it, and what these would learn from faces that are too
     small or too large is harmful; so those are ignore regions. (The paper removes them: they would be background.)
     """
+
+    min_face: float = MIN_FACE
+    max_face: float = MAX_FACE
 
     def plan(
         self,
@@ -68,8 +72,6 @@ class MaskFaceTrainTransform(_View):
         See `TrainView`.
     """
 
-    min_face: float = MIN_FACE
-    max_face: float = MAX_FACE
     scales: tuple[float, float] = (0.5, 2.5)
     face_prob: float = 0.5
 
@@ -106,8 +108,6 @@ class MaskFaceLandmarkTransform(_View):
     """
 
     size: int = 480
-    min_face: float = MIN_FACE
-    max_face: float = MAX_FACE
     face_range: tuple[float, float] = (150.0, 450.0)
     max_degrees: float = 30.0
 
