@@ -39,6 +39,7 @@ LEAST_IOU = 0.5
 DETECTOR_OPTIONS: dict[str, type | tuple[str, ...]] = {
     "channels": int,
     "k0": float,
+    "roi_scale": float,
     "num_points": int,
     "reader": READERS,
     "head": HEADS,

@@ -116,6 +116,13 @@ def clip_boxes(boxes: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.asarray(boxes).dtype))
 
 
+def widen_boxes(boxes: np.ndarray, scale: float) -> np.ndarray:
+    """Boxes (n, 4) grown about their centre: width and height times a scale. Not clipped to anything."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    more = (high - low) * ((scale - 1) / 2)
+    return np.concatenate([low - more, high + more], axis=-1)
+
+
 def nms(boxes: np.ndarray, scores: np.ndarray, iou_thresh: float, top_k: int | None = None) -> np.ndarray:
     """Greedy non-maximum suppression.
 

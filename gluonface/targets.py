@@ -28,7 +28,7 @@ from .decode import (
     squares_about,
 )
 from .errors import InputError
-from .geometry import box_ioa, box_iou, nms
+from .geometry import box_ioa, box_iou, nms, widen_boxes
 
 __all__ = [
     "MASKFACE_ANCHORS",
@@ -447,6 +447,8 @@ class ProposalTargets:
     score_thresh, nms_thresh, match_iou : float
         Proposals have a higher score than the first, survive non-maximum suppression at the second, and overlap the
         face that they overlap most by more than the third.
+    roi_scale : float
+        Of the box in which the keypoint head looks, see `gluonface.nn.roi.KeypointHead`; cells are those of it.
     max_proposals : int
         P, of one image. The paper has no limit. Each face has its best proposal before any has two, proposals of high
         score first.
@@ -458,6 +460,7 @@ class ProposalTargets:
     score_thresh: float = 0.02
     nms_thresh: float = 0.6
     match_iou: float = 0.6
+    roi_scale: float = 1.0
     max_proposals: int = 16
     nms_topk: int = 1000
 
@@ -495,7 +498,7 @@ class ProposalTargets:
         for image, arrays in enumerate(zip(boxes, scores, face_boxes, face_points, strict=True)):
             chosen, points = self._of_image(*arrays)
             rois[image, : len(chosen)] = chosen
-            point_cells[image, : len(chosen)] = encode_cells(points, chosen, self.map_hw)
+            point_cells[image, : len(chosen)] = encode_cells(points, widen_boxes(chosen, self.roi_scale), self.map_hw)
         return rois, point_cells
 
     def _of_image(self, boxes, scores, face_boxes, face_points) -> tuple[np.ndarray, np.ndarray]:

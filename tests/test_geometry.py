@@ -90,6 +90,11 @@ def test_clipped_boxes_lie_inside_and_inner_ones_stay():
 # Suppression and voting
 
 
+def test_a_widened_box_keeps_its_centre_and_grows_by_the_scale():
+    found = geometry.widen_boxes(np.array([[10.0, 20, 30, 60], [-1, -1, -1, -1]]), 1.5)
+    assert found.tolist() == [[5, 10, 35, 70], [-1, -1, -1, -1]]
+
+
 def slow_nms(boxes, scores, thresh):
     left, keep = sorted(range(len(boxes)), key=lambda i: -scores[i]), []
     while left:

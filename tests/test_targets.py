@@ -13,7 +13,7 @@ from gluonface.decode import (
     points_in_squares,
 )
 from gluonface.errors import InputError
-from gluonface.geometry import box_ioa, box_iou, nms
+from gluonface.geometry import box_ioa, box_iou, nms, widen_boxes
 from gluonface.targets import (
     MASKFACE_ANCHORS,
     RETINAFACE_ANCHORS,
@@ -423,6 +423,15 @@ def test_points_outside_a_proposal_and_unknown_ones_are_left_out():
     labels.landmarks5[0, 2] = np.nan
     _, cells = propose([[0, 0, 100, 75]], [0.9], labels)
     assert (cells[0] >= 0).tolist() == [True, True, False, False, False]
+
+
+def test_points_outside_a_proposal_are_learnt_where_the_head_looks_at_more_than_it():
+    labels = face_labels([0, 0, 100, 100])
+    rois, plain = propose([[0, 0, 100, 75]], [0.9], labels)
+    wide, cells = propose([[0, 0, 100, 75]], [0.9], labels, roi_scale=1.5)
+    assert wide.tolist() == rois.tolist()  # the head itself widens them
+    assert (plain[0] >= 0).tolist() == [True, True, True, False, False] and (cells >= 0).all()
+    np.testing.assert_array_equal(cells, encode_cells(labels.landmarks5, widen_boxes(rois, 1.5), (56, 56)))
 
 
 def test_a_proposal_of_a_face_without_points_is_not_taken_for_its_neighbours():

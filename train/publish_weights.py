@@ -25,7 +25,7 @@ from gluonface.model_zoo.weights import read_facts
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo"
 #: Options of get_model that change what the weights of a net are, or what they mean.
-OPTIONS = {"channels": int, "k0": float, "filters": int, "stem": int}
+OPTIONS = {"channels": int, "k0": float, "roi_scale": float, "filters": int, "stem": int}
 
 
 def main(argv=None) -> None:
@@ -36,7 +36,7 @@ def main(argv=None) -> None:
     parser.add_argument("--facts", type=Path, help="JSON file of facts to set")
     trained = parser.add_argument_group("what the net was trained with, where not the model's own")
     for option, kind in OPTIONS.items():
-        trained.add_argument(f"--{option}", type=kind, metavar="N" if kind is int else "X")
+        trained.add_argument(f"--{option.replace('_', '-')}", type=kind, metavar="N" if kind is int else "X")
     parser.add_argument(
         "--raise", dest="raised", nargs=2, metavar=("PARAMETER", "X"), help="add a number to this parameter, see above"
     )

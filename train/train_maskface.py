@@ -117,6 +117,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--channels", type=int, metavar="C", help="of pyramid, context and keypoint head (default: the model's)"
     )
     model.add_argument("--k0", type=float, default=3.0, help="level of a face of 224 pixels; the lower, the finer")
+    model.add_argument("--roi-scale", type=float, default=1.0, help="points are looked for in a face's box times this")
     model.add_argument("--context", action=_SWITCH, default=True, help="context modules")
     model.add_argument("--keypoints", action=_SWITCH, default=True, help="keypoint head; without, boxes alone")
     model.add_argument("--frozen", action=_SWITCH, default=True, help="BatchNorms and the backbone up to C2 stay")
@@ -186,6 +187,7 @@ def build_net(args: argparse.Namespace):
         pretrained_base=args.pretrained_base,
         channels=args.channels,
         k0=args.k0,
+        roi_scale=args.roi_scale,
         context=args.context,
         keypoints=args.keypoints,
         frozen=args.frozen,
@@ -231,7 +233,7 @@ class Losses:
 
     def __init__(self, args: argparse.Namespace):
         map_hw = (KeypointHead.MAP_SIDE,) * 2
-        self.choose = ProposalTargets(map_hw, max_proposals=args.max_proposals)
+        self.choose = ProposalTargets(map_hw, roi_scale=args.roi_scale, max_proposals=args.max_proposals)
         self.anchors = FocalLoss(smooth_at=args.smooth_at)
         self.points = KeypointMaskLoss(map_hw, weight=args.lambda_kp)
         for block in (self.anchors, self.points):

@@ -218,6 +218,7 @@ def _points_of_faces(emitter: Emitter, net, rois, levels: Sequence):
     graph.inputs = [graph.inputs[0], features]
     align = net.network.keypoint_head.align
     emitter.put((graph.inputs[0], 0), rois)
+    (rois,) = _run_block(emitter, net.network.keypoint_head.widen, rois)
     cut = roi_heads.pyramid_roi_align(emitter, rois, levels, align.strides, align.areas, align.side)
     emitter.put((features, 0), cut, channels_last=True)
     emitter.run(graph)

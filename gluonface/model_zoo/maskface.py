@@ -67,6 +67,8 @@ class MaskFaceNetwork(PartlyUsed, nn.HybridBlock):
         K; 0 for a detector without keypoint head.
     k0 : float
         See `gluonface.nn.roi.PyramidRoIAlign`.
+    roi_scale : float
+        See `gluonface.nn.roi.KeypointHead`.
     context : bool
         False leaves the context modules out: the heads look at the pyramid itself.
     """
@@ -78,6 +80,7 @@ class MaskFaceNetwork(PartlyUsed, nn.HybridBlock):
         spec: AnchorSpec,
         num_points: int = 5,
         k0: float = 3,
+        roi_scale: float = 1,
         context: bool = True,
         **kwargs,
     ):
@@ -91,7 +94,9 @@ class MaskFaceNetwork(PartlyUsed, nn.HybridBlock):
                 self.contexts.add(GroupContext(channels) if context else nn.HybridSequential(prefix=""))
             self.cls_head = SharedAnchorHead(2, spec.per_cell, channels, bias=_Prior())
             self.box_head = SharedAnchorHead(4, spec.per_cell, channels)
-            self.keypoint_head = KeypointHead(channels, num_points, spec.strides, k0) if num_points else None
+            self.keypoint_head = None
+            if num_points:
+                self.keypoint_head = KeypointHead(channels, num_points, spec.strides, k0, roi_scale)
 
     def hybrid_forward(self, F, x):
         """Images (B, 3, H, W) to cls_preds (B, N, 2) logits, box_preds (B, N, 4), and with a keypoint head the levels
@@ -150,7 +155,8 @@ class MaskFaceDetector(ReadsHeatmaps, AnchorDetector):
 
         Heatmaps of height 1 are read, exp(logit - highest logit): what a softmax gives, but for a factor.
         """
-        logits = self.network.keypoint_head(rois, *maps)
+        head = self.network.keypoint_head
+        logits, rois = head(rois, *maps), head.widen(rois)
         highest = F.max(logits, axis=(2, 3), keepdims=True)
         points, _ = self.decoder(F.exp(F.broadcast_sub(logits, highest)))
         low = F.slice_axis(rois, axis=1, begin=1, end=3)
@@ -275,6 +281,7 @@ def maskface(
     channels: int | None = None,
     num_points: int | None = None,
     k0: float = 3,
+    roi_scale: float = 1,
     keypoints: bool = True,
     context: bool = True,
     frozen: bool = True,
@@ -296,6 +303,9 @@ def maskface(
     k0 : float
         Level of the pyramid in which points of a face of 224 pixels are looked for, 2 to 6; the lower, the finer the
         map (section 4.4).
+    roi_scale : float
+        Points of a face are looked for in its box times this, 1 to 2; the paper's 1 is meant for boxes in which they
+        all are.
     keypoints : bool
         False leaves the keypoint head out: boxes alone.
     context : bool
@@ -328,13 +338,15 @@ def maskface(
         raise InputError(f"expected num_points among {', '.join(SCHEMES)}, got {num_points}")
     if not 2 <= k0 <= 6:
         raise InputError(f"expected k0 to be from 2 to 6, the levels of the pyramid, got {k0}")
+    if not 1 <= roi_scale <= 2:
+        raise InputError(f"expected roi_scale to be from 1 to 2, times the box, got {roi_scale}")
     num_points = (DATASETS[facts.dataset] if num_points is None else num_points) if keypoints else 0
     counted = figures(facts.backbone, facts.variant, facts.dataset, channels, num_points, context)
     facts = dataclasses.replace(facts, params=counted["params"], gf=counted["gf"])
     base = Backbone(row.backbone, pretrained=pretrained_base, root=root, early=True)
     if frozen:
         base.freeze()
-    network = MaskFaceNetwork(base, channels, MASKFACE_ANCHORS, num_points, k0, context)
+    network = MaskFaceNetwork(base, channels, MASKFACE_ANCHORS, num_points, k0, roi_scale, context)
     return MaskFaceDetector(
         network, MASKFACE_ANCHORS, facts, num_points=num_points, decoder=decoder or facts.decoder, **nms
     )

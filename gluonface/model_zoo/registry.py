@@ -88,7 +88,7 @@ _SYSTEMS = {
         maskface.MODELS,
         maskface.figures,
         maskface.maskface,
-        options=(*_NMS, "channels", "num_points", "k0", "context", "keypoints", "frozen", "decoder"),
+        options=(*_NMS, "channels", "num_points", "k0", "roi_scale", "context", "keypoints", "frozen", "decoder"),
         counted=("channels", "num_points"),
     ),
     "heatmap": System(
@@ -200,6 +200,7 @@ def get_model(
     beta: float | None = None,
     channels: int | None = None,
     k0: float | None = None,
+    roi_scale: float | None = None,
     context: bool | None = None,
     keypoints: bool | None = None,
     frozen: bool | None = None,
@@ -234,7 +235,7 @@ def get_model(
         Of a MOS net, see :func:`gluonface.model_zoo.mos.mos`.
     head, num_points, reader, boxes, box_style, scoring, beta
         Of KPNet, see :func:`gluonface.model_zoo.kpnet.kpnet`.
-    channels, num_points, k0, context, keypoints, frozen, decoder
+    channels, num_points, k0, roi_scale, context, keypoints, frozen, decoder
         Of MaskFace, see :func:`gluonface.model_zoo.maskface.maskface`.
     filters, stem, num_points, decoder, size
         Of a landmark net, see :func:`gluonface.model_zoo.heatmap.heatmap`.
@@ -271,6 +272,7 @@ def get_model(
         "beta": beta,
         "channels": channels,
         "k0": k0,
+        "roi_scale": roi_scale,
         "context": context,
         "keypoints": keypoints,
         "frozen": frozen,

@@ -139,7 +139,7 @@ def small_maskface(lively):
             patch.setattr(maskface, "Backbone", lambda *args, **options: Backbone())
             # Random weights, so a model that has none: what trained ones take as input would not suit them.
             name, size = "maskface_mobilenet0.25_fc26", (64, 96)
-            net = lively(name, size, channels=16, k0=5, num_points=19, frozen=False, **options)
+            net = lively(name, size, channels=16, k0=5, roi_scale=1.25, num_points=19, frozen=False, **options)
         head = net.network.keypoint_head
         if head is not None:
             head.deconv.weight.set_data(head.deconv.weight.data() * 3)

@@ -5,10 +5,12 @@ from gluonface._compat import mx
 from gluonface.decode import HEATMAP_DECODERS, anchors_for, decode_boxes
 from gluonface.errors import InputError, WeightsError
 from gluonface.faces import SCHEMES
+from gluonface.geometry import widen_boxes
 from gluonface.model_zoo import get_model, list_models, maskface, model_facts
 from gluonface.model_zoo.backbone import Backbone
 from gluonface.model_zoo.counting import count_macs, count_parameters
 from gluonface.model_zoo.maskface import DATASETS, MODELS, VARIANTS, keypoint_macs
+from gluonface.nn.roi import WidenBoxes
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.training.detection import load_start
 
@@ -183,8 +185,20 @@ def test_boxes_are_those_of_the_best_anchors(shared):
         np.testing.assert_allclose(boxes[i], every[i, best], rtol=1e-3, atol=1e-2)
 
 
+class TheseHeatmaps(mx.gluon.HybridBlock):
+    """In the place of a keypoint head: looks at boxes widened as asked for, and has these logits for them."""
+
+    def __init__(self, logits, roi_scale):
+        super().__init__()
+        self.logits, self.widen = logits, WidenBoxes(roi_scale)
+
+    def forward(self, rois, *maps):
+        return self.logits
+
+
+@pytest.mark.parametrize("roi_scale", [1, 1.5])
 @pytest.mark.parametrize("decoder", HEATMAP_DECODERS)
-def test_points_are_read_off_to_a_fraction_of_a_cell_of_the_box(decoder, rng):
+def test_points_are_read_off_to_a_fraction_of_a_cell_of_the_box(decoder, roi_scale, rng):
     net = get_model(LIGHT, num_points=5, decoder=decoder)
     net.decoder.initialize()
     boxes = np.array([[0, 10, 20, 66, 132], [1, -8.5, 3.25, 30, 99], [0, 100.5, 7, 128.5, 35]], np.float32)
@@ -193,8 +207,9 @@ def test_points_are_read_off_to_a_fraction_of_a_cell_of_the_box(decoder, rng):
     away = (x - cells[..., 0, None, None]) ** 2 + (y - cells[..., 1, None, None]) ** 2
     # The logarithm of a Gaussian, but for a constant that a softmax does not see.
     logits = mx.nd.array(17 - away / (2 * 1.5**2))
-    object.__setattr__(net.network, "keypoint_head", lambda rois, *maps: logits)
+    object.__setattr__(net.network, "keypoint_head", TheseHeatmaps(logits, roi_scale))
     found = net.find_points(mx.nd, mx.nd.array(boxes)).asnumpy().reshape(3, 5, 2)
+    boxes[:, 1:] = widen_boxes(boxes[:, 1:], roi_scale)
     size = boxes[:, None, 3:] - boxes[:, None, 1:3]
     expected = boxes[:, None, 1:3] + cells / 56 * size
     off = np.abs(found - expected) / size * 56
@@ -396,6 +411,7 @@ def all_blocks(block):
         ({"channels": 30}, "expected channels to be a multiple of 4, got 30"),
         ({"channels": 0}, "expected channels to be a multiple of 4, got 0"),
         ({"num_points": 7}, "expected num_points among 5, .* got 7"),
+        ({"roi_scale": 0.9}, "expected roi_scale to be from 1 to 2, times the box, got 0.9"),
         ({"k0": 1.5}, "expected k0 to be from 2 to 6, the levels of the pyramid, got 1.5"),
         ({"decoder": "mean"}, "expected a decoder among dark, .* got 'mean'"),
         ({"head": "shared"}, "has no head; its options are"),

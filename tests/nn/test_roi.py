@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gluonface._compat import mx
-from gluonface.nn.roi import KeypointHead, PyramidRoIAlign, number_boxes
+from gluonface.geometry import widen_boxes
+from gluonface.nn.roi import KeypointHead, PyramidRoIAlign, WidenBoxes, number_boxes
 
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -135,6 +136,25 @@ def test_boxes_are_numbered_image_by_image_and_padding_has_none():
     boxes = mx.nd.array([[[1, 2, 3, 4], [-1, -1, -1, -1]], [[0, 0, 0, 0], [5, 5, 9, 8]]])
     expected = [[0, 1, 2, 3, 4], [-1, -1, -1, -1, -1], [-1, 0, 0, 0, 0], [1, 5, 5, 9, 8]]
     assert number_boxes(mx.nd, boxes).asnumpy().tolist() == expected
+
+
+@pytest.mark.parametrize("scale", [1, 1.25, 2])
+def test_boxes_grow_about_their_centre_and_padding_stays_padding(scale, rng):
+    found = WidenBoxes(scale)(mx.nd.array(ROIS)).asnumpy()
+    np.testing.assert_allclose(found[:, 1:], widen_boxes(ROIS[:, 1:], scale), rtol=1e-5, atol=1e-3)
+    assert found[:, 0].tolist() == ROIS[:, 0].tolist()
+    padding = WidenBoxes(scale)(mx.nd.array([[-1, -1, -1, -1, -1]])).asnumpy()
+    assert padding.tolist() == [[-1, -1, -1, -1, -1]]
+
+
+def test_a_head_with_a_margin_looks_at_what_one_without_sees_in_wider_boxes(rng):
+    maps = [mx.nd.array(m) for m in pyramid(rng, channels=8)]
+    wide = ROIS.copy()
+    wide[:, 1:] = widen_boxes(ROIS[:, 1:], 1.25)
+    plain, margin = head_of(), head_of(roi_scale=1.25)
+    expected = plain(mx.nd.array(wide), *maps).asnumpy()
+    np.testing.assert_allclose(margin(mx.nd.array(ROIS), *maps).asnumpy(), expected, atol=1e-3)
+    assert np.abs(expected - plain(mx.nd.array(ROIS), *maps).asnumpy()).max() > 0.1
 
 
 def head_of(channels=8, num_points=5, **options):

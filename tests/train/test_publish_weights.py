@@ -60,8 +60,9 @@ def test_a_parameter_is_raised_and_all_others_are_as_they_were(script, tmp_path,
 
 
 def levels(net):
-    """Areas from which on boxes are looked at in the next level, which k0 sets."""
-    return net.network.keypoint_head.align.areas
+    """What k0 sets, areas from which on boxes are looked at in the next level, and the scale of what is looked at."""
+    head = net.network.keypoint_head
+    return head.align.areas, head.widen.scale
 
 
 def test_options_that_a_net_was_trained_with_come_back_with_its_weights_alone(script, tmp_path):
@@ -69,17 +70,19 @@ def test_options_that_a_net_was_trained_with_come_back_with_its_weights_alone(sc
     zoo.mkdir()
     run.mkdir()
     facts.write_text(json.dumps(FACTS))
-    net = get_model(name, channels=8, k0=2.0)
+    net = get_model(name, channels=8, k0=2.0, roi_scale=1.25)
     net.initialize(mx.init.Normal(0.1))
     net.network(mx.nd.zeros((1, 3, 64, 64)))
     net.save_parameters(str(run / "best.params"))
     words = [name, "--run", str(run), "--facts", str(facts), "--zoo", str(zoo)]
     with pytest.raises(WeightsError, match="do not fit"):
         script.main(words)
-    script.main([*words, "--channels", "8", "--k0", "2"])
+    script.main([*words, "--channels", "8", "--k0", "2", "--roi-scale", "1.25"])
 
     known = model_facts(name, zoo)
-    assert known.options == {"channels": 8, "k0": 2} and ModelFacts.from_dict(known.to_dict()) == known
+    assert (
+        known.options == {"channels": 8, "k0": 2, "roi_scale": 1.25} and ModelFacts.from_dict(known.to_dict()) == known
+    )
     back = get_model(name, pretrained=True, root=zoo)
     assert back.facts.params == known.params == net.facts.params
     assert levels(back) == levels(net)
@@ -87,7 +90,7 @@ def test_options_that_a_net_was_trained_with_come_back_with_its_weights_alone(sc
     own = get_model(name, root=zoo)
     assert levels(own) == levels(get_model(name)) != levels(net)
     assert own.facts.options == {} and own.facts.params == get_model(name).facts.params > known.params
-    assert levels(get_model(name, pretrained=True, root=zoo, k0=3.0)) == levels(own)
+    assert levels(get_model(name, pretrained=True, root=zoo, k0=3.0, roi_scale=1)) == levels(own)
 
 
 def test_weights_of_another_model_are_not_published(script, tmp_path):

@@ -99,7 +99,11 @@ def test_a_run_learns_boxes_and_points_of_faces_that_it_finds(script, drawn, tmp
 @pytest.mark.parametrize(
     ("flags", "options", "parts"),
     [
-        (("--phase", "detection", "--k0", "2.5"), {"k0": 2.5}, {"cls", "box", "points"}),
+        (
+            ("--phase", "detection", "--k0", "2.5", "--roi-scale", "1.2"),
+            {"k0": 2.5, "roi_scale": 1.2},
+            {"cls", "box", "points"},
+        ),
         (("--phase", "landmarks", "--face-range", "30", "50", "--no-low-quality"), {}, {"cls", "box", "points"}),
         (("--no-keypoints", "--no-context"), {"keypoints": False, "context": False}, {"cls", "box"}),
     ],
