@@ -134,12 +134,12 @@ def small_maskface(lively):
                 maps.append(stage(maps[-1]))
             return tuple(maps[1:])
 
-    def build(**options):
+    def build(roi_scale=1.25, **options):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(maskface, "Backbone", lambda *args, **options: Backbone())
             # Random weights, so a model that has none: what trained ones take as input would not suit them.
             name, size = "maskface_mobilenet0.25_fc26", (64, 96)
-            net = lively(name, size, channels=16, k0=5, roi_scale=1.25, num_points=19, frozen=False, **options)
+            net = lively(name, size, channels=16, k0=5, roi_scale=roi_scale, num_points=19, frozen=False, **options)
         head = net.network.keypoint_head
         if head is not None:
             head.deconv.weight.set_data(head.deconv.weight.data() * 3)
