@@ -174,6 +174,8 @@ NOT_TUNED = {
     ("x86-64-v4", "kpnet_drnet_fc26"),
     ("x86-64-v3", "maskface_mobilenetv2_1.0_fc26"),
     ("x86-64-v4", "maskface_mobilenetv2_1.0_fc26"),
+    ("x86-64-v3", "retinaface_mobilenet0.25_mesh468_fc26"),
+    ("x86-64-v4", "retinaface_mobilenet0.25_mesh468_fc26"),
 }
 TUNED_SIZES = {"kpnet": [256, 320, 640]}
 
