@@ -63,12 +63,12 @@ from common import (
     save_figure,
 )
 from detectors import LOW_SCORE, most_proposals
+from eval_landmarks import find_in_squares
 
 from gluonface import FaceAnalyzer, Faces, get_model, load_image
 from gluonface._compat import mx
-from gluonface.analysis import postprocess, preprocess
+from gluonface.analysis import postprocess
 from gluonface.data import FaceLabels, FaceSample, read_jsonl
-from gluonface.decode import squares_about
 from gluonface.errors import DataError
 from gluonface.geometry import letterbox
 from gluonface.metrics import evaluate_detections, match_photos, recall_at_top
@@ -364,19 +364,11 @@ def errors_in_labelled(net, samples: Sequence[FaceSample], size: int) -> dict:
 
 def _look_in_labelled(net, sample: FaceSample, size: int) -> tuple:
     """Where a photo lies on the canvas, and there points (1, P, K, 2), boxes (1, P, 4) and scores (1, P) in the squares
-    about its labelled boxes, in their order.
-
-    The squares have the longer sides of the boxes, not rounded to cells and bins; their probability is 1.
+    about its labelled boxes, see `find_in_squares`.
     """
     image = load_image(sample.image_path)
     placed = letterbox(image.shape[:2], (size, size))
-    boxes = placed.forward_boxes(sample.faces.boxes[~sample.faces.ignore]).reshape(-1, 2, 2)
-    # One square at least, of no probability where there is no face.
-    squares, probabilities = np.zeros((max(1, len(boxes)), 4)), np.zeros(max(1, len(boxes)))
-    squares[: len(boxes)] = squares_about(boxes.mean(axis=1), (boxes[:, 1] - boxes[:, 0]).max(axis=1, initial=0))
-    probabilities[: len(boxes)] = 1
-    _, maps = net.network(mx.nd.array(preprocess(image, placed, net.facts)[None]))
-    return placed, *net.find_points(maps, mx.nd.array(squares[None]), mx.nd.array(probabilities[None]))
+    return placed, *find_in_squares(net, image, placed, sample.faces.boxes[~sample.faces.ignore])
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ rate, by part of the face.
     python benchmarks/eval_landmarks.py --model MASKFACE --data 300w_full.jsonl --subsets 300w
     python benchmarks/eval_landmarks.py --model MASKFACE RETINAFACE --five --end-to-end --short-side 640 \
         --data aflw.jsonl --norm face_size --threshold .1 --picture ced.png
+    python benchmarks/eval_landmarks.py --model kpnet_drnet_aflw --weights runs/kpnet_aflw/last.params \
+        --data data/aflw_test.jsonl --images ~/AFLW --subsets aflw --norm face_size
     python benchmarks/eval_landmarks.py --predictions found.jsonl --data X.jsonl --json out/found.json
 
 ``found.jsonl`` is what ``gluonface detect --landmarks NET --json`` writes. Photos are in ``images/`` beside the data
@@ -24,6 +26,9 @@ Where crops come from:
   --align boxes    (default) the template placed by the labelled box, then, where that was off, by the points found
                    A detector with points of its own, such as MaskFace: each labelled face at 256 pixels in the middle
                    of a crop of 480, in which the net looks for it (MaskFace, section 4.2)
+                   KPNet: squares about the labelled boxes stand in the place of its proposals (KPNet, Table 3, "GT
+                   box"), on the whole photo at a long side of 256, where no face is larger than the net's bins of size
+                   reach, or at --size, as for weights trained on smaller crops; no face is missed
   --align points   the labelled five points: an oracle, no detector is that good, and the figures say so
   --end-to-end D   the detector D looks at the whole photo. A labelled face and the detection that overlaps it most
                    (intersection over union of at least 0.5, each detection once) belong together; a face without one is
@@ -66,14 +71,16 @@ from detectors import (
 from eval_widerface import progress
 
 from gluonface import FaceAnalyzer, Faces
+from gluonface._compat import mx
 from gluonface.alignment import FLIPS, LandmarkPredictor
+from gluonface.analysis import preprocess
 from gluonface.data import FaceLabels, FaceSample, ibug, read_jsonl
 from gluonface.data.aflw import frontal_faces
 from gluonface.data.transforms.affine import Affine
-from gluonface.decode import HEATMAP_DECODERS
+from gluonface.decode import HEATMAP_DECODERS, KPNET_SCALES, squares_about
 from gluonface.errors import DataError, InputError
 from gluonface.faces import SCHEMES
-from gluonface.geometry import box_area, invert_affine, warp_points
+from gluonface.geometry import Letterbox, box_area, invert_affine, warp_points
 from gluonface.image import load_image, save_image
 from gluonface.metrics import (
     NORMS,
@@ -84,6 +91,7 @@ from gluonface.metrics import (
     label_sizes,
     scored_faces,
 )
+from gluonface.model_zoo.keypoint_detector import KeypointDetector
 from gluonface.tta import detect_multiscale
 from gluonface.viz import contact_sheet, draw_faces
 
@@ -184,7 +192,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=lambda text: text if text == "auto" else parse_size(text),
         default="auto",
         metavar="N|HxW|stored",
-        help="end to end: long side of the photos, a canvas, or their own size (default: auto, the detector's)",
+        help="end to end, or of KPNet in labelled boxes: long side of the photos, a canvas, or their own size "
+        "(default: auto, the detector's; 256 of KPNet in labelled boxes)",
     )
     view.add_argument(
         "--short-side", type=int, metavar="N", help="end to end: short side of the photos instead (MaskFace: 640)"
@@ -243,7 +252,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.weights and len(args.model) > 1:
         parser.error("--weights are of one --model")
     check_weights_arguments(parser, args)
-    if args.end_to_end is None and (args.size != "auto" or args.short_side):
+    if args.end_to_end is None and (args.short_side or (args.predictions and args.size != "auto")):
         parser.error("--size and --short-side go with --end-to-end")
     if args.size != "auto" and args.short_side:
         parser.error("give either --size or --short-side")
@@ -332,6 +341,72 @@ class PointDetector:
                     own[i] = warp_points(invert_affine(view.matrix), points_of(faces, self.scheme)[best])
         return points, None
 
+    def how_in_boxes(self) -> dict:
+        """How `from_boxes` looks at the faces, as keys of a result."""
+        seen_as = {"score_thresh": self.score_thresh, "face_pixels": _FACE}
+        return {**seen_as, **how_aligned("boxes", None, self.crop_iou)}
+
+
+class SquareDetector(PointDetector):
+    """A KPNet. Faces of 256 pixels, as `PointDetector` shows them, are the largest of its bins: in labelled boxes it
+    sees the whole photo, as in its paper, and its points are read in squares about the boxes.
+
+    Parameters
+    ----------
+    net : KeypointDetector
+    size : int, (int, int) or None
+        Of the photos there, see `FaceAnalyzer`. By default no face of a photo is larger than the bins reach; the size
+        in the net's facts may be larger, for the sake of small faces.
+    score_thresh, match_iou
+        See `PointDetector`; of detections on whole photos alone.
+    """
+
+    def __init__(
+        self, net, size=KPNET_SCALES.long_side, score_thresh: float = LOW_SCORE, match_iou: float | None = None
+    ):
+        super().__init__(net, score_thresh, match_iou)
+        self.size = size
+
+    def from_boxes(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> tuple[list[np.ndarray], None]:
+        """Points (n, K, 2) of the faces in labelled boxes (n, 4) of each image, all of them found."""
+        analyzer, points = self.analyzer(self.size), []
+        for image, labelled in zip(images, boxes):
+            placed = analyzer.letterbox_for(image.shape[:2])
+            found, *_ = find_in_squares(self.net, image, placed, labelled)
+            points.append(placed.inverse_points(found[0].asnumpy()[: len(labelled)]))
+        return points, None
+
+    def how_in_boxes(self) -> dict:
+        """How `from_boxes` looks at the faces, as keys of a result."""
+        return {"squares": True, **size_told(self.size), **how_aligned("boxes")}
+
+
+def find_in_squares(net, image: np.ndarray, placed: Letterbox, boxes: np.ndarray) -> tuple:
+    """What a `KeypointDetector` says of squares about boxes, in the place of its proposals (KPNet, Table 3).
+
+    The squares have the longer sides of the boxes, not rounded to cells and bins; their probability is 1.
+
+    Parameters
+    ----------
+    net : KeypointDetector
+    image : (H, W, 3) uint8 RGB
+    placed : Letterbox
+        Where the photo lies on the net's canvas.
+    boxes : (M, 4)
+        xyxy in pixels of the photo.
+
+    Returns
+    -------
+    points (1, P, K, 2), boxes (1, P, 4), scores (1, P)
+        NDArrays in pixels of the canvas, in the order of the boxes. P is M; without boxes 1, of probability 0.
+    """
+    boxes = placed.forward_boxes(boxes).reshape(-1, 2, 2)
+    squares, probabilities = np.zeros((max(1, len(boxes)), 4)), np.zeros(max(1, len(boxes)))
+    squares[: len(boxes)] = squares_about(boxes.mean(axis=1), (boxes[:, 1] - boxes[:, 0]).max(axis=1, initial=0))
+    probabilities[: len(boxes)] = 1
+    _, maps = net.network(mx.nd.array(preprocess(image, placed, net.facts)[None]))
+    return net.find_points(maps, mx.nd.array(squares[None]), mx.nd.array(probabilities[None]))
+
 
 def face_view(box: np.ndarray) -> Affine:
     """The crop of a labelled box (4,): the face at `_FACE` pixels in its middle."""
@@ -372,12 +447,18 @@ def build_predictor(name: str, args: argparse.Namespace) -> LandmarkPredictor | 
         if not hasattr(net, "set_decoder"):
             raise InputError(f"--decoder: expected a net with heatmaps of points, got {name}")
         net.set_decoder(args.decoder)
+    if args.size != "auto" and args.end_to_end is None and not isinstance(net, KeypointDetector):
+        raise InputError(f"--size goes with --end-to-end, or with a KPNet in labelled boxes, got {name}")
     net.hybridize()
     if net.facts.task == "landmarks":
         return LandmarkPredictor(net, flip=args.flip, passes=args.passes)
     if args.align == "points":
         raise InputError(f"--align points: expected a landmark net, got {name}, which looks for faces itself")
-    return PointDetector(net, LOW_SCORE if args.score_thresh is None else args.score_thresh, args.match_iou)
+    score_thresh = LOW_SCORE if args.score_thresh is None else args.score_thresh
+    if isinstance(net, KeypointDetector):
+        own = args.end_to_end is not None or args.size == "auto"  # --size is of the photos end to end
+        return SquareDetector(net, KPNET_SCALES.long_side if own else args.size, score_thresh, args.match_iou)
+    return PointDetector(net, score_thresh, args.match_iou)
 
 
 def detect(args: argparse.Namespace, samples: list[FaceSample]) -> list[Faces]:
@@ -408,11 +489,11 @@ def run_of(predictor: LandmarkPredictor | PointDetector, args: argparse.Namespac
     decoder = getattr(predictor.net, "decoder", None)
     how = {"flip": args.flip, "decoder": decoder and decoder.method}
     if isinstance(predictor, PointDetector):
-        how |= {"flip": "none", "score_thresh": predictor.score_thresh}
+        how["flip"] = "none"
         boxes = predict(predictor, samples, "boxes")
         if args.end_to_end is None:
-            how |= {"face_pixels": _FACE, **how_aligned("boxes", None, predictor.crop_iou)}
-            return Run(name, how, boxes)
+            return Run(name, how | predictor.how_in_boxes(), boxes)
+        how["score_thresh"] = predictor.score_thresh
         detections = look(predictor.analyzer(args.size), args, samples)
         matched = match_faces(samples, detections, predictor.photo_iou)
         points = [spread(sample, one, one.faces) for sample, one in zip(samples, matched)]
@@ -435,9 +516,12 @@ def seen(args: argparse.Namespace) -> dict:
     """At what size whole photos were looked at, where the flags say it, as keys of a result."""
     if args.short_side:
         return {"short_side": args.short_side}
-    if args.size == "auto":
-        return {}
-    return {"size": "x".join(map(str, args.size)) if isinstance(args.size, tuple) else args.size or "stored"}
+    return {} if args.size == "auto" else size_told(args.size)
+
+
+def size_told(size: int | tuple[int, int] | None) -> dict:
+    """The size of photos as a key of a result."""
+    return {"size": "x".join(map(str, size)) if isinstance(size, tuple) else size or "stored"}
 
 
 def predict(predictor: LandmarkPredictor, samples: list[FaceSample], align: str, found=None) -> list[np.ndarray]:
@@ -577,6 +661,8 @@ def looked_at(result: dict) -> str:
     words = [_ALIGNED[result["align"]] + (f" by {result['end_to_end']}" if result["end_to_end"] else "")]
     if "face_pixels" in result:
         words = [f"labelled faces at {result['face_pixels']} pixels"]
+    if "squares" in result:
+        words = ["in squares about labelled boxes"]
     words += [
         f"{word} {result[key]}" for key, word in (("short_side", "short side"), ("size", "size")) if key in result
     ]

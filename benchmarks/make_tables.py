@@ -458,6 +458,8 @@ def aligned(result: dict) -> str:
     }[result["align"]]
     if "face_pixels" in result:
         words = f"around labelled faces at {result['face_pixels']} pixels"
+    if "squares" in result:
+        return f"in squares about labelled boxes, long side {result['size']}"
     flips = {"none": "", "points": ", mirrored too", "heatmaps": ", heatmaps of the mirror image averaged"}
     return f"{words}{flips[result['flip']]}, decoder {result['decoder']}"
 

@@ -13,6 +13,20 @@ devices ``--batch-size 16 --accumulate 8`` are 128, too. Momentum and weight dec
 they are .9 and 1e-4 here. Without --whole-photos, crops and colours are RetinaFace's; turned views (--rotate,
 --quarter-turns) are off, as for the paper's test on photos turned by 90 degrees.
 
+AFLW, 19 points: as boxes of some faces are missing, the paper learns there the points of the labelled faces alone, and
+nothing of where faces are. ``--train-points`` without --train does so. Its augmentation is that of Feng et al. (2018);
+here faces of 23 to 181 pixels, sizes that the net can tell, are mirrored, turned by up to 30 degrees and blurred now
+and then; squares are jittered as always. 20,000 faces are up to 156 updates of 128 an epoch:
+
+    python train/prepare_aflw.py ~/AFLW --out data
+    python train/train_kpnet.py --model kpnet_drnet_aflw --train-points data/aflw_train.jsonl --images ~/AFLW \
+        --epochs 1000 --face-prob 1 --face-sizes 32 64 128 --rotate 1 --max-degrees 30 --degrade \
+        --save-prefix runs/kpnet_aflw --gpus 0,1,2,3
+
+Such weights find no faces: they are measured in labelled boxes, by benchmarks/eval_landmarks.py. For a net that finds
+faces, too, give --train data/widerface_train.jsonl --images ~/WIDER besides, and AFLW's file in a folder of its own
+with the photos in images/ beside it (a link will do): WIDER FACE then trains the scale map, AFLW the points.
+
 The weights that come with the package were trained on two CPU cores; the command, the hours it took and the figures it
 gave are in model_zoo/kpnet_drnet_fc26.md.
 
@@ -39,6 +53,7 @@ from gluonface.loss import AnchorLoss, MapLoss, SquarePointsLoss, TagLoss
 from gluonface.model_zoo import get_model
 from gluonface.model_zoo.kpnet import HEADS, READERS
 from gluonface.targets import AnchorTargets, KPNetTargets, TagTargets, labelled_points
+from gluonface.training.config import refuse_flags
 from gluonface.training.detection import (
     NormalisedBatches,
     add_anchor_arguments,
@@ -88,7 +103,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     model.add_argument("--start", metavar="MODEL|PARAMS", help="start from a model that has weights, or from a file")
     data = parser.add_argument_group("data")
-    add_data_arguments(data, "AP")
+    add_data_arguments(data, "AP", train_required=False)
     add_points_arguments(data)
     add_size_arguments(data)
     data.add_argument(
@@ -140,7 +155,23 @@ def parse_args(argv=None) -> argparse.Namespace:
         )
     if args.response_weight and (args.reader != "soft" or args.head != "keypoints"):
         parser.error("--response-weight goes with points read by soft-argmax: others learn the map alone, or have none")
+    if not args.train:
+        check_points_only(parser, argv, args)
+        args.scale_weight = 0.0  # where no photo is, black would be the one thing that has no faces
     return args
+
+
+def check_points_only(parser: argparse.ArgumentParser, argv, args: argparse.Namespace) -> None:
+    """End the script where no photo is labelled completely and a flag wants more than points in squares."""
+    if not args.train_points:
+        parser.error("expected --train, photos labelled completely, or --train-points, or both; got neither")
+    if args.head != "keypoints" or args.reader == "argmax" or args.response_weight:
+        parser.error(
+            "--train-points without --train goes with --head keypoints, --reader soft or regression, and no "
+            "--response-weight: other maps learn from what is background, too, which such photos do not tell"
+        )
+    reason = "without --train, where faces are is not learnt"
+    refuse_flags(parser, argv, dict.fromkeys(("val", "sources", "scale_weight", "focal", "sigma", "bin_sigma"), reason))
 
 
 def build_net(args: argparse.Namespace):
@@ -173,8 +204,9 @@ def make_views(args: argparse.Namespace, seed: int, num_points: int) -> RetinaFa
     """
     samples = [sample for part in training_samples(args) for sample in part]
     if not any(np.isfinite(labelled_points(sample.faces, num_points)).any() for sample in samples):
+        flag = "--train" if args.train else "--train-points"
         expected = "landmarks5" if num_points == 5 else f"landmarks of the scheme {num_points}"
-        raise DataError(f"--train: expected faces with {expected}, as the net has {num_points} points; found none")
+        raise DataError(f"{flag}: expected faces with {expected}, as the net has {num_points} points; found none")
     whole = WholePhoto(size=args.data_shape, min_face=args.min_face) if args.whole_photos else None
     return training_views(args, samples, seed, whole)
 

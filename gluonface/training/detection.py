@@ -64,19 +64,19 @@ def add_points_arguments(group) -> None:
 
 
 def training_samples(args: argparse.Namespace) -> tuple[list[FaceSample], list[FaceSample]]:
-    """Photos to learn from: those labelled completely, and those of `label_points_only`.
+    """Photos to learn from: those labelled completely, none without ``--train``, and those of `label_points_only`.
 
     Raises
     ------
     DataError
         A file cannot be read, or no photo is of a source that was asked for.
     """
-    complete = FaceJsonLines(args.train, args.images, args.sources).samples
+    complete = FaceJsonLines(args.train, args.images, args.sources).samples if args.train else []
     partial = []
     for path in args.train_points or ():
-        # Annotations that lie somewhere else have their photos beside them.
-        images = args.images if Path(path).parent.samefile(Path(args.train).parent) else None
-        partial += FaceJsonLines(path, images).samples
+        # Annotations that lie somewhere else than --train have their photos beside them.
+        elsewhere = args.train and not Path(path).parent.samefile(Path(args.train).parent)
+        partial += FaceJsonLines(path, None if elsewhere else args.images).samples
     if args.train_points and args.points_sources:
         missing = sorted(set(args.points_sources) - {sample.source for sample in partial})
         if missing:

@@ -15,7 +15,7 @@ from .config import TrainConfig
 __all__ = ["add_base_argument", "add_data_arguments", "batch_loader", "image_preparer", "source_weights"]
 
 
-def add_data_arguments(group, figure: str) -> None:
+def add_data_arguments(group, figure: str, *, train_required: bool = True) -> None:
     """Give an argument group the flags that say which annotated photos to learn from and to test on.
 
     Parameters
@@ -23,8 +23,10 @@ def add_data_arguments(group, figure: str) -> None:
     group : argument group of argparse
     figure : str
         What is measured on ``--val`` after each epoch, for the help.
+    train_required : bool
+        False: the script itself says what may stand in the place of ``--train``.
     """
-    group.add_argument("--train", required=True, metavar="JSONL", help="annotations to learn from")
+    group.add_argument("--train", required=train_required, metavar="JSONL", help="annotations to learn from")
     group.add_argument("--val", metavar="JSONL", help=f"annotations for the {figure} after each epoch")
     group.add_argument("--images", metavar="DIR", help="folder of the images (default: images/ beside the annotations)")
     group.add_argument("--sources", nargs="+", metavar="NAME", help="learn from these sources of the file only")

@@ -472,6 +472,54 @@ def test_a_crop_gives_the_points_that_the_net_finds_on_it(script, monkeypatch):
     np.testing.assert_allclose(view.points(points[1]), faces.landmarks[met[0]], atol=0.5)
 
 
+# KPNet, in squares about the labelled boxes
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, None), (19, 128), (68, 200)])
+def test_the_points_of_kpnet_are_read_in_squares_about_the_labelled_boxes(script, tmp_path, capsys, count, size):
+    model, weights = f"kpnet_drnet_{'fc26' if count == 5 else 'aflw'}", tmp_path / "kpnet.params"
+    net = random_net(model, num_points=count)
+    # Of a response that is flat the mean is the middle of the square.
+    net.network.response_head.weight.set_data(np.zeros(net.network.response_head.weight.shape))
+    net.save_parameters(str(weights))
+    changed, errors = {}, []
+    for name, boxes in BOXES.items():
+        boxes = np.array(boxes, np.float32).reshape(-1, 4)
+        middle, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        points = middle[:, None] + RNG.uniform(-0.4, 0.4, (len(boxes), count, 2)) * sides[:, None]
+        errors += list(np.linalg.norm(points - middle[:, None], axis=2).mean(axis=1) / np.sqrt(sides.prod(axis=1)))
+        dense = {"landmarks": points, "scheme": str(count)} if count > 5 else {"landmarks5": points}
+        changed[name.partition(".")[0].rpartition("/")[2]] = FaceLabels(boxes, **(dense if len(boxes) else {}))
+    words = ["--data", write_data(tmp_path, **changed), "--norm", "box", *(["--five"] if count == 5 else [])]
+    words += [] if size is None else ["--size", size]
+    options = ["--weights", weights, "--num-points", count]
+    result = result_of(script("eval_landmarks"), tmp_path, "--model", model, *options, *words)
+    # Up to a cell, two pixels of a photo at that size.
+    assert result["nme"] == pytest.approx(np.mean(errors), abs=0.02)
+    assert (result["scheme"], result["faces"], result["missed"]) == (str(count), 3, 0)
+    assert result["squares"] and not {"face_pixels", "match_iou", "passes", "score_thresh"} & set(result)
+    # Also where the net's own size is larger: so no face is larger than its bins reach.
+    assert result["size"] == (size or 256)
+    assert f"in squares about labelled boxes, size {size or 256}, one pass" in capsys.readouterr().out
+
+
+def test_end_to_end_a_size_is_of_the_photos_not_of_the_squares_beside_them(script, tmp_path):
+    pytest.importorskip("mxnet")
+    weights = tmp_path / "kpnet.params"
+    random_net("kpnet_drnet_fc26").save_parameters(str(weights))
+    module = script("eval_landmarks")
+    words = ["--model", "kpnet_drnet_fc26", "--weights", str(weights), "--data", "x.jsonl", "--size", "640"]
+    for more, size in ((["--end-to-end"], 256), ([], 640)):
+        args = module.parse_args([*words, *more])
+        assert module.build_predictor("kpnet_drnet_fc26", args).size == size
+
+
+def test_a_size_of_photos_is_refused_where_faces_are_cropped(script, weights, data):
+    words = ["--model", TINY, "--weights", str(weights), "--data", str(data), "--size", "256"]
+    with pytest.raises(InputError, match=f"--size goes with --end-to-end, or with a KPNet .*, got {TINY}"):
+        script("eval_landmarks").main(words)
+
+
 # Parts of the data
 
 
@@ -574,6 +622,7 @@ def test_a_photo_of_another_size_than_the_data_say_is_named(known, data):
         ["--model", "m", "--flip", "both"],
         ["--model", "m", "--channels", "64"],
         ["--model", "m", "--short-side", "640"],
+        ["--predictions", "p", "--size", "640"],
         ["--model", "m", "--end-to-end", "d", "--size", "640", "--short-side", "640"],
         ["--model", "m", "--match-iou", "1"],
         ["--predictions", "p", "--end-to-end"],
@@ -588,11 +637,11 @@ def test_a_command_line_that_means_nothing_is_refused(script, words):
 # A real net, with random weights
 
 
-def random_net(name):
+def random_net(name, **options):
     from gluonface import get_model
     from gluonface._compat import mx
 
-    net = get_model(name)
+    net = get_model(name, **options)
     mx.random.seed(3)
     net.initialize(mx.init.Xavier())
     net.network(mx.nd.zeros((1, 3, 64, 64)))

@@ -315,6 +315,16 @@ def test_points_of_a_detector_are_told_as_it_looked_and_those_of_one_look_stand_
     assert f"NME by part, {HELEN}, around labelled faces at 256 pixels" in text
 
 
+def test_points_in_labelled_squares_are_told_with_the_size_of_the_photos(script, project):
+    result = landmarks(flip="none", squares=True, size=192, nme=0.041)
+    result |= {"model": "kpnet_drnet_fc26", "decoder": None}
+    (project / "benchmarks" / "results" / "landmarks" / "kpnet.json").write_text(json.dumps(result))
+    card = project / "model_zoo" / "kpnet_drnet_fc26.md"
+    card.write_text("<!-- begin:figures -->\n<!-- end:figures -->\n")
+    script("make_tables").main(["--root", str(project)])
+    assert f"| {HELEN} | in squares about labelled boxes, long side 192 | interocular | 4.10 % |" in card.read_text()
+
+
 def test_pose_stands_beside_what_knowing_nothing_gives(script, project):
     script("make_tables").main(["--root", str(project)])
     readme = (project / "model_zoo" / "README.md").read_text()

@@ -228,3 +228,62 @@ def test_photos_of_which_one_face_is_labelled_train_points_only(script, drawn, t
         script.make_views(
             script.parse_args(arguments(drawn, tmp_path, "--train-points", partial, "--points-sources", "film")), 0, 5
         )
+
+
+def points_alone(drawn, out, path, *more):
+    """`arguments` without photos that are labelled completely."""
+    words = arguments(drawn, out, "--train-points", path, "--images", str(drawn / "images"), *more)
+    at = words.index("--train")
+    return [*words[:at], *words[at + 2 :]]
+
+
+@pytest.mark.parametrize("flags", [(), ("--reader", "regression"), ("--model", "kpnet_hourglass_aflw")])
+def test_where_no_photo_is_labelled_completely_points_are_learnt_and_the_scale_map_is_not(
+    script, drawn, dense, tmp_path, flags
+):
+    model = ("--model", "kpnet_drnet_aflw", "--epochs", "3", "--wd", "0", "--optimizer", "adam", "--lr", "3e-3")
+    script.main(points_alone(drawn, tmp_path, dense(19), *model, "--face-prob", "1", *flags))
+    losses = [epoch["losses"] for epoch in read_log(tmp_path)]
+    assert all(one["scale"] == 0 for one in losses)
+    assert 0 < losses[-1]["points"] < losses[0]["points"]
+    parameters = read_checkpoint(tmp_path).arrays["parameters"]
+    np.testing.assert_array_equal(parameters["network.scale_head.bias"], np.full(60, -7))
+
+
+def test_the_recipe_for_aflw_shows_faces_at_sizes_that_the_net_can_tell(script, drawn, dense, tmp_path):
+    views = ("--data-shape", "256", "--face-prob", "1", "--face-sizes", "32", "64", "128", "--rotate", "1", "--degrade")
+    args = script.parse_args(points_alone(drawn, tmp_path, dense(19), "--model", "kpnet_drnet_aflw", *views))
+    views, (targets, _, _) = script.make_views(args, 0, 19), script.objective(args, script.build_net(args))
+    for epoch in range(4):
+        for item in range(len(views)):
+            _, labels = views.sample(item, epoch)
+            faces = labels[labels.points_only & ~labels.ignore]
+            sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1)
+            assert len(sides) and sides.min() > targets.spec.smallest and sides.max() <= targets.spec.long_side
+            scale, _, _, masks = targets.encode_labels(labels)
+            assert (scale <= 0).all() and masks.any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected --train, photos labelled completely, or --train-points, or both; got neither"),
+        (("--train-points", "x", "--head", "tags"), "goes with --head keypoints"),
+        (("--train-points", "x", "--head", "anchors"), "goes with --head keypoints"),
+        (("--train-points", "x", "--reader", "argmax"), "--reader soft or regression"),
+        (("--train-points", "x", "--response-weight", "1"), "no --response-weight"),
+        (("--train-points", "x", "--val", "x"), "--val does nothing here: without --train"),
+        (("--train-points", "x", "--scale-weight", "10"), "--scale-weight does nothing here: without --train"),
+        (("--train-points", "x", "--sources", "aflw"), "--sources does nothing here"),
+    ],
+)
+def test_what_points_alone_cannot_teach_is_refused(script, words, message, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_args(words)
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_points_that_no_photo_has_are_missed_in_the_file_that_was_given(script, drawn, dense, tmp_path):
+    args = script.parse_args(points_alone(drawn, tmp_path, dense(19), "--num-points", "68"))
+    with pytest.raises(DataError, match="^--train-points: expected faces with landmarks of the scheme 68"):
+        script.make_views(args, 0, 68)
