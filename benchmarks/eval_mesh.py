@@ -539,7 +539,7 @@ def describe(result: dict) -> str:
 def draw_picture(
     path: str, samples: list[FaceSample], meshes: np.ndarray, topology: MeshTopology, parts: PartSource
 ) -> None:
-    """Ten faces, from one side to the other, two in a row: photo, mesh, axes of the head, parts."""
+    """Ten faces, from one side to the other, two in a row, each drawn as `face_tiles` does."""
     owners = [(i, row) for i, sample in enumerate(samples) for row in range(len(sample.faces))]
     poses, _ = pose_from_mesh(meshes, topology)
     there = np.flatnonzero(np.isfinite(poses).all(axis=1))
@@ -553,13 +553,13 @@ def draw_picture(
         image = load_image(samples[i].image_path)
         tiles += face_tiles(image, samples[i].faces.boxes[row], meshes[k], poses[k], topology, parts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_image(path, contact_sheet(tiles, (_TILE, _TILE), columns=8))
+    save_image(path, contact_sheet(tiles, (_TILE, _TILE), columns=10))
 
 
 def face_tiles(
     image: np.ndarray, box: np.ndarray, mesh: np.ndarray, pose: np.ndarray, topology: MeshTopology, parts: PartSource
 ) -> list[np.ndarray]:
-    """A face four times: as it is, with its mesh, with the axes of the head, with its parts."""
+    """A face five times: as it is, with its mesh as lines and as a surface, the axes of the head, its parts."""
     middle, scale = (box[:2] + box[2:]) / 2, _TILE / (1.3 * (box[2:] - box[:2]).max())
     plain, _ = zoomed(image, Faces([box], [1.0], size_hw=image.shape[:2]), middle, scale, _TILE)
     shown = (mesh - (*middle, 0)) * scale + (_TILE / 2, _TILE / 2, 0)
@@ -569,6 +569,7 @@ def face_tiles(
     return [
         plain,
         draw_mesh(plain, shown[None], topology),
+        draw_mesh(plain, shown[None], topology, "shaded"),
         draw_axes(plain, pose, shown[topology.nose_tip, :2], _TILE / 3),
         painted,
     ]

@@ -100,6 +100,17 @@ def _detect_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--crops", type=Path, metavar="DIR", help="write each face, aligned by its points, 112x112 as PNG"
     )
+    output.add_argument(
+        "--draw-mesh",
+        choices=("wireframe", "shaded", "parts"),  # those of viz.draw_mesh, which is not read for --help
+        help="of a detector with meshes: draw these in the place of the points on the photos of --out",
+    )
+    output.add_argument(
+        "--meshes",
+        type=Path,
+        metavar="DIR",
+        help="of a detector with meshes: write that of each face as OBJ, coloured by the photo",
+    )
     output.add_argument("--quiet", action="store_true", help="say nothing but errors")
     _running_arguments(parser, "photos", 8)
 
@@ -165,7 +176,13 @@ def _detect(args: argparse.Namespace) -> int:
         raise InputError("--json - and --csv - cannot both go to standard output")
     stems = _output_stems(files)
     drawn = {} if args.out is None else _drawn_paths(files, stems, args.out)
-    silent = any(value is not None for value in (args.out, args.json, args.csv, args.crops))
+    pictures = any(value is not None for value in (args.out, args.crops, args.meshes))
+    silent = pictures or args.json is not None or args.csv is not None
+    meshes = args.draw_mesh is not None or args.meshes is not None
+    if args.draw_mesh is not None and args.out is None:
+        raise InputError("--draw-mesh goes with --out, the folder for the drawn photos")
+    if meshes and isinstance(args.size, list):
+        raise InputError("--draw-mesh and --meshes go with one --size: of several looks at a photo no mesh is kept")
 
     # Outputs are opened before the model is loaded: a wrong path is known at once.
     with contextlib.ExitStack() as stack:
@@ -176,13 +193,14 @@ def _detect(args: argparse.Namespace) -> int:
         json_file = None if args.json is None else stack.enter_context(_output(args.json))
         csv_file = None if args.csv is None else stack.enter_context(_output(args.csv))
         table = None if csv_file is None else csv.writer(csv_file, lineterminator="\n")
-        for folder in (args.out, args.crops):
+        for folder in (args.out, args.crops, args.meshes):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
         analyzer = _analyzer(args)
         dense = None if analyzer.landmarks is None else analyzer.landmarks.facts.scheme
         if table is not None:
             table.writerow(_csv_columns(dense))
+        topology = None
         bad = found = 0
         with _progress(len(files), show=silent and not args.quiet) as step:
             several = isinstance(args.size, list)
@@ -192,8 +210,10 @@ def _detect(args: argparse.Namespace) -> int:
                 try:
                     if isinstance(result, ImageError):
                         raise result
-                    if args.out is not None or args.crops is not None:
-                        _write_pictures(args, file, result, drawn.get(file), stems[file])
+                    if meshes and topology is None:
+                        topology = _topology_of(result, analyzer)
+                    if pictures:
+                        _write_pictures(args, file, result, drawn.get(file), stems[file], topology)
                 except ImageError as error:
                     bad += 1
                     step(f"gluonface: skipped {error}")
@@ -276,6 +296,21 @@ def _topology(args: argparse.Namespace):
     return load_topology(args.topology)
 
 
+def _topology_of(faces: Faces, analyzer):
+    """What the vertices of the faces' meshes are: as --topology says, by default the 468 of the package."""
+    if faces.mesh is None:
+        raise InputError(
+            "--draw-mesh and --meshes go with a detector that finds meshes, such as "
+            f"retinaface_mobilenet0.25_mesh468_fc26; {analyzer.detector_name} finds none"
+        )
+    from .mesh import topology_468
+
+    topology = analyzer.topology or topology_468()
+    if faces.mesh.shape[1] != topology.num_vertices:
+        raise InputError(f"the meshes found have {faces.mesh.shape[1]} vertices: say what they are with --topology")
+    return topology
+
+
 def _compiled_analyzer(args: argparse.Namespace):
     for option in ("model", "landmarks", "nms", "box_style", "gpu", "root"):
         if getattr(args, option) is not None:
@@ -344,19 +379,32 @@ def _csv_rows(file: str, faces: Faces, dense: str | None) -> Iterator[list]:
         yield [file, d["width"], d["height"], i, *face["box"], face["score"], *points, *pose]
 
 
-def _write_pictures(args: argparse.Namespace, file: str, faces: Faces, drawn: Path | None, stem: Path) -> None:
+def _write_pictures(
+    args: argparse.Namespace, file: str, faces: Faces, drawn: Path | None, stem: Path, topology=None
+) -> None:
     # Read again instead of kept: a batch of large photos would fill the memory.
     image = load_image(file, max_pixels=args.max_pixels)
     if drawn is not None:
-        from .viz import draw_faces
+        from .viz import draw_faces, draw_mesh
 
+        picture = image if args.draw_mesh is None else draw_mesh(image, faces.mesh, topology, args.draw_mesh)
         drawn.parent.mkdir(parents=True, exist_ok=True)
-        save_image(drawn, draw_faces(image, faces))
+        save_image(drawn, draw_faces(picture, faces, points=args.draw_mesh is None))
     if args.crops is not None:
         for i, face in enumerate(faces):
-            path = args.crops / stem.parent / f"{stem.name}_{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_image(path, _crop(image, face))
+            save_image(_path_of_face(args.crops, stem, i, ".png"), _crop(image, face))
+    if args.meshes is not None:
+        from .mesh import export_mesh
+
+        for i, mesh in enumerate(faces.mesh):
+            export_mesh(_path_of_face(args.meshes, stem, i, ".obj"), mesh, topology, image)
+
+
+def _path_of_face(folder: Path, stem: Path, number: int, suffix: str) -> Path:
+    """Where something of a photo's face is written, in a folder that is there."""
+    path = folder / stem.parent / f"{stem.name}_{number}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _crop(image: np.ndarray, face: Face, size: int = 112) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -225,6 +226,60 @@ def test_a_face_without_points_is_cropped_by_its_box(folder, monkeypatch):
     crop = load_image("crops/c_0.png")
     assert crop.shape == (112, 112, 3)
     assert (crop[2:-2, 2:-2] == 200).all()
+
+
+@pytest.fixture
+def meshed(monkeypatch):
+    """The detector finds a mesh for each face: the canonical face in its box."""
+    from gluonface.mesh import topology_468, turn_upright
+
+    plain = FakeAnalyzer.stream
+
+    def stream(self, sources, on_error="raise"):
+        mesh = turn_upright(topology_468().canonical)
+        mesh = mesh / np.ptp(mesh[:, 0]) * 60
+        for faces in plain(self, sources, on_error):
+            middles = np.pad((faces.boxes[:, None, :2] + faces.boxes[:, None, 2:]) / 2, ((0, 0), (0, 0), (0, 1)))
+            yield dataclasses.replace(faces, mesh=(mesh + middles).astype(np.float32))
+
+    monkeypatch.setattr(FakeAnalyzer, "stream", stream)
+    monkeypatch.setattr(FakeAnalyzer, "topology", None, raising=False)
+
+
+def test_meshes_are_written_face_by_face_and_drawn_as_asked_for(folder, meshed):
+    from gluonface import viz
+    from gluonface.mesh import read_obj, topology_468
+
+    save_image("c.png", np.full((100, 100, 3), (90, 120, 60), np.uint8))
+    for style in viz._MESH_STYLES:
+        words = ["--out", style, "--draw-mesh", style, "--meshes", "meshes", "--quiet"]
+        assert cli.main(["detect", "c.png", "two", *words]) == 0
+    assert files("meshes") == ["c_0.obj", "two/a_0.obj", "two/a_1.obj"]
+    mesh = read_obj("meshes/c_0.obj")
+    assert len(mesh.vertices) == 468 and len(mesh.triangles) == len(topology_468().triangles)
+    # Upright, in the colour of the photo.
+    assert mesh.vertices[10, 1] > mesh.vertices[152, 1] and np.ptp(mesh.vertices[:, 0]) == pytest.approx(60, abs=0.1)
+    assert abs(mesh.colors.astype(int) - (90, 120, 60)).max() <= 1
+    drawn = [load_image(f"{style}/c.png").astype(int) for style in viz._MESH_STYLES]
+    assert all(np.abs(a - b).max() > 50 for a, b in itertools.combinations(drawn, 2))
+
+
+def test_meshes_that_cannot_be_drawn_are_refused(folder, capsys):
+    for words, said in (
+        (["--draw-mesh", "parts"], "--draw-mesh goes with --out"),
+        (["--meshes", "m", "--size", "64,128"], "--draw-mesh and --meshes go with one --size"),
+        (["--meshes", "m"], "go with a detector that finds meshes"),
+    ):
+        assert cli.main(["detect", "two", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_meshes_of_an_unknown_kind_ask_for_their_topology(folder, meshed, monkeypatch, capsys):
+    known = FakeAnalyzer.stream
+    half = lambda *args: (dataclasses.replace(f, mesh=f.mesh[:, :234]) for f in known(*args))  # noqa: E731
+    monkeypatch.setattr(FakeAnalyzer, "stream", lambda self, sources, on_error="raise": half(self, sources, on_error))
+    assert cli.main(["detect", "two", "--meshes", "m"]) == 2
+    assert "the meshes found have 234 vertices: say what they are with --topology" in capsys.readouterr().err
 
 
 def test_a_bad_photo_is_reported_and_skipped(folder, capsys):

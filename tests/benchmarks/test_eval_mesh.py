@@ -333,13 +333,13 @@ def test_ten_faces_are_drawn_from_one_side_to_the_other(script, scored, folder, 
     scored("--picture", folder / "pictures" / "ten.png")
     assert load_image(folder / "pictures" / "ten.png").ndim == 3
     assert [round(pose[0]) for pose, _ in drawn] == [-40, 10, 70]
-    plain, mesh, axes, parts = drawn[1][1]
+    plain, mesh, surface, axes, parts = drawn[1][1]
     # The wireframe lies where the mesh is: round the middle of the box, which is the middle of the tile.
     rows, columns = np.nonzero((mesh != plain).any(axis=2))
     outline = (MESHES["a/one.png"][0][:, :2] - (60, 60)) * 240 / (1.3 * 80) + 120
     assert [columns.min(), rows.min()] == pytest.approx(outline.min(axis=0), abs=3)
     assert [columns.max(), rows.max()] == pytest.approx(outline.max(axis=0), abs=3)
-    assert (axes != plain).any() and (parts != plain).any() and (axes != parts).any()
+    assert all((tile != plain).any() for tile in (surface, axes, parts)) and (axes != parts).any()
     with pytest.raises(DataError, match="found gives no meshes"):
         scored("--picture", folder / "none.png", parts=("landmarks5",))
     with pytest.raises(DataError, match="there is nothing to draw"):
