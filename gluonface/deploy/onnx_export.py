@@ -24,6 +24,7 @@ from ..files import write_atomically
 from ..model_zoo import get_model
 from ..model_zoo.keypoint_detector import KeypointDetector, TagDetector
 from ..model_zoo.maskface import MaskFaceDetector
+from ..model_zoo.retinaface_mesh import RetinaFaceMeshDetector
 from ..model_zoo.store import read_params
 from ..model_zoo.weights import find_weights
 from .symbol import Graph, Node, Ref, batch_norm_terms, read_symbol, trace
@@ -1200,6 +1201,17 @@ _MAPS = {
 }
 
 
+def _names_of_outputs(net, whole: bool) -> tuple[str, ...]:
+    """What a net gives, in order; it may give the first few only."""
+    names = _OUTPUTS[net.facts.task, whole]
+    if isinstance(net, RetinaFaceMeshDetector):
+        if whole:
+            return (*names[:4], "mesh")
+        cells = () if net.network.mesh_head is None else ("mesh_cells",)
+        return (*names[:3], *cells, "first_cls_preds", "first_box_preds")
+    return names if whole else _MAPS.get(type(net), names)
+
+
 def export_onnx(
     net_or_name,
     out_path: str | os.PathLike,
@@ -1218,7 +1230,7 @@ def export_onnx(
 
     Parameters
     ----------
-    net_or_name : FaceDetector, KeypointDetector, TagDetector, MaskFaceDetector, LandmarkNet or str
+    net_or_name : AnchorDetector, KeypointDetector, TagDetector, LandmarkNet or str
         A net with parameters, or the name of a trained model.
     out_path : path
     size : int or (H, W), optional
@@ -1226,8 +1238,9 @@ def export_onnx(
     batch : int
     whole : bool
         With decoding and non-maximum suppression: ``ids``, ``scores``, ``bboxes``, ``landmarks`` and, where it has it,
-        ``pose`` of a detector, ``landmarks`` and ``scores`` of a landmark net. Otherwise raw: ``cls_preds``,
-        ``box_preds``, ``landmark_preds`` and ``pose_cells``; of KPNet ``scale_map`` and ``maps``, where it finds points
+        ``pose`` or ``mesh`` of a detector, ``landmarks`` and ``scores`` of a landmark net. Otherwise raw:
+        ``cls_preds``, ``box_preds``, ``landmark_preds`` and ``pose_cells``, with meshes ``mesh_cells`` and the first
+        head's ``first_cls_preds`` and ``first_box_preds``; of KPNet ``scale_map`` and ``maps``, where it finds points
         in, or, with tags, ``heatmaps`` and ``tags``; of MaskFace ``cls_preds``, ``box_preds`` and the levels that its
         keypoint head looks at, ``level2`` to ``level6``; of a landmark net ``heatmaps``.
     opset : int
@@ -1258,7 +1271,7 @@ def export_onnx(
     if whole and facts.task == "landmarks" and (height, width) != (facts.size, facts.size):
         raise InputError(f"{facts.name}: expected the size of the net's crop, {facts.size}, got {height}x{width}")
     symbol, params = trace(net if whole else net.network)
-    names = _OUTPUTS[facts.task, whole] if whole else _MAPS.get(type(net), _OUTPUTS[facts.task, whole])
+    names = _names_of_outputs(net, whole)
     model = to_onnx(
         symbol,
         params,

@@ -949,6 +949,8 @@ def test_raw_predictions_of_a_trained_net_are_the_same(tmp_path, name):
     names = ["heatmaps"]
     if net.facts.task == "detection":
         names = ["cls_preds", "box_preds", "landmark_preds", *(["pose_cells"] if len(expected) == 4 else [])]
+    if net.facts.variant.startswith("mesh"):
+        names = ["cls_preds", "box_preds", "landmark_preds", "mesh_cells", "first_cls_preds", "first_box_preds"]
     if net.facts.system == "kpnet":
         names = ["scale_map", "maps"]
     if net.facts.system == "maskface":
@@ -984,7 +986,8 @@ def test_detections_and_points_of_a_trained_net_are_the_same(tmp_path, name):
     np.testing.assert_allclose(bboxes[seen], expected[2][seen], rtol=0, atol=0.05)
     np.testing.assert_allclose(landmarks[seen], expected[3][seen], rtol=0, atol=0.05)
     if len(expected) == 5:
-        np.testing.assert_allclose(found["pose"][seen], expected[4][seen], rtol=0, atol=0.05)
+        more = "mesh" if net.facts.variant.startswith("mesh") else "pose"
+        np.testing.assert_allclose(found[more][seen], expected[4][seen], rtol=0, atol=0.05)
     assert (ids[seen] == 0).all() and (bboxes[:, -1] == -1).all()
 
 
@@ -1004,6 +1007,26 @@ def test_a_net_with_pose_is_the_same_raw_and_whole(tmp_path, lively, options):
         assert not whole or (expected[0] >= 0).sum() > 20
         for found, array in zip(run_onnx(model, {"data": data}), expected, strict=True):
             np.testing.assert_allclose(found, array, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"mesh": False}, {"cascade": False}, {"deformable": True}], ids=str)
+def test_a_net_with_meshes_is_the_same_raw_and_whole(tmp_path, lively, options):
+    net = lively("retinaface_mobilenet0.25_mesh468_widerface", (64, 96), **options)
+    data = np.random.default_rng(1).normal(size=(1, 3, 64, 96)).astype(np.float32)
+    cells = [] if "mesh" in options else ["mesh_cells"]
+    first = [] if "cascade" in options else ["first_cls_preds", "first_box_preds"]
+    names = {
+        False: ["cls_preds", "box_preds", "landmark_preds", *cells, *first],
+        True: ["ids", "scores", "bboxes", "landmarks", *(["mesh"] if cells else [])],
+    }
+    for whole in (False, True):
+        path = export_onnx(net, tmp_path / "net.onnx", size=(64, 96), whole=whole)
+        model = onnx.load(path)
+        assert [output.name for output in model.graph.output] == names[whole]
+        expected = [array.asnumpy() for array in (net if whole else net.network)(mx.nd.array(data))]
+        for found, array in zip(run_onnx(model, {"data": data}), expected, strict=True):
+            assert np.abs(array).max() > 0
+            np.testing.assert_allclose(found, array, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize(
