@@ -63,7 +63,6 @@ from common import (
     save_figure,
 )
 from detectors import LOW_SCORE, most_proposals
-from eval_landmarks import find_in_squares
 
 from gluonface import FaceAnalyzer, Faces, get_model, load_image
 from gluonface._compat import mx
@@ -75,7 +74,9 @@ from gluonface.metrics import evaluate_detections, match_photos, recall_at_top
 from gluonface.model_zoo import model_facts
 from gluonface.model_zoo.keypoint_detector import faces_out
 from gluonface.model_zoo.kpnet import DATASETS, RPN_ANCHORS
+from gluonface.pipeline import find_in_squares
 from gluonface.targets import AnchorTargets
+from gluonface.training.detection import errors_in_squares
 
 #: Flags of train/train_kpnet.py that say what a run is; all start from random weights.
 OWN_FLAGS = {
@@ -339,9 +340,17 @@ def _counted(faces: FaceLabels) -> np.ndarray:
     return faces.landmarks5_human & ~faces.ignore & known
 
 
+def _counted_points(faces: FaceLabels) -> np.ndarray:
+    """Points (M, 5, 2) of labelled faces, NaN for those that do not count."""
+    return np.where(_counted(faces)[:, None, None], faces.landmarks5, np.nan)
+
+
 def find_in_labelled(net, sample: FaceSample, size: int) -> Faces:
     """Faces of a `KeypointDetector` with squares about the labelled boxes in the place of proposals (Table 3)."""
-    placed, points, found, scores = _look_in_labelled(net, sample, size)
+    image = load_image(sample.image_path)
+    placed = letterbox(image.shape[:2], (size, size))
+    boxes = sample.faces.boxes[~sample.faces.ignore]
+    points, found, scores = find_in_squares(net, image, placed, boxes)
     outputs = faces_out(mx.nd, points, found, scores, net.num_points, net.nms_thresh, -1)
     return postprocess([output.asnumpy() for output in outputs], [placed])[0]
 
@@ -350,25 +359,8 @@ def errors_in_labelled(net, samples: Sequence[FaceSample], size: int) -> dict:
     """``nme5``, ``nme5_faces`` and ``nme5_missed`` of the points found in squares about the labelled boxes: of every
     face with points set by people, whatever box the points give, each compared with its own label.
     """
-    errors = []
-    for sample in samples:
-        placed, points, *_ = _look_in_labelled(net, sample, size)
-        labels = sample.faces[~sample.faces.ignore]
-        # Where there is no face, one square was looked in all the same.
-        found = placed.inverse_points(points[0].asnumpy()[: len(labels)])
-        counted = _counted(labels)
-        distances = np.linalg.norm(found - labels.landmarks5, axis=2)[counted]
-        errors += (np.nanmean(distances, axis=1) / labels.face_sizes[counted]).tolist()
+    errors = errors_in_squares(net, samples, size, _counted_points)
     return {"nme5": float(np.mean(errors)), "nme5_faces": len(errors), "nme5_missed": 0}
-
-
-def _look_in_labelled(net, sample: FaceSample, size: int) -> tuple:
-    """Where a photo lies on the canvas, and there points (1, P, K, 2), boxes (1, P, 4) and scores (1, P) in the squares
-    about its labelled boxes, see `find_in_squares`.
-    """
-    image = load_image(sample.image_path)
-    placed = letterbox(image.shape[:2], (size, size))
-    return placed, *find_in_squares(net, image, placed, sample.faces.boxes[~sample.faces.ignore])
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

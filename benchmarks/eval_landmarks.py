@@ -71,16 +71,14 @@ from detectors import (
 from eval_widerface import progress
 
 from gluonface import FaceAnalyzer, Faces
-from gluonface._compat import mx
 from gluonface.alignment import FLIPS, LandmarkPredictor
-from gluonface.analysis import preprocess
 from gluonface.data import FaceLabels, FaceSample, ibug, read_jsonl
 from gluonface.data.aflw import frontal_faces
 from gluonface.data.transforms.affine import Affine
-from gluonface.decode import HEATMAP_DECODERS, KPNET_SCALES, squares_about
+from gluonface.decode import HEATMAP_DECODERS, KPNET_SCALES
 from gluonface.errors import DataError, InputError
 from gluonface.faces import SCHEMES
-from gluonface.geometry import Letterbox, box_area, invert_affine, warp_points
+from gluonface.geometry import box_area, invert_affine, warp_points
 from gluonface.image import load_image, save_image
 from gluonface.metrics import (
     NORMS,
@@ -92,6 +90,7 @@ from gluonface.metrics import (
     scored_faces,
 )
 from gluonface.model_zoo.keypoint_detector import KeypointDetector
+from gluonface.pipeline import find_in_squares
 from gluonface.tta import detect_multiscale
 from gluonface.viz import contact_sheet, draw_faces
 
@@ -379,33 +378,6 @@ class SquareDetector(PointDetector):
     def how_in_boxes(self) -> dict:
         """How `from_boxes` looks at the faces, as keys of a result."""
         return {"squares": True, **size_told(self.size), **how_aligned("boxes")}
-
-
-def find_in_squares(net, image: np.ndarray, placed: Letterbox, boxes: np.ndarray) -> tuple:
-    """What a `KeypointDetector` says of squares about boxes, in the place of its proposals (KPNet, Table 3).
-
-    The squares have the longer sides of the boxes, not rounded to cells and bins; their probability is 1.
-
-    Parameters
-    ----------
-    net : KeypointDetector
-    image : (H, W, 3) uint8 RGB
-    placed : Letterbox
-        Where the photo lies on the net's canvas.
-    boxes : (M, 4)
-        xyxy in pixels of the photo.
-
-    Returns
-    -------
-    points (1, P, K, 2), boxes (1, P, 4), scores (1, P)
-        NDArrays in pixels of the canvas, in the order of the boxes. P is M; without boxes 1, of probability 0.
-    """
-    boxes = placed.forward_boxes(boxes).reshape(-1, 2, 2)
-    squares, probabilities = np.zeros((max(1, len(boxes)), 4)), np.zeros(max(1, len(boxes)))
-    squares[: len(boxes)] = squares_about(boxes.mean(axis=1), (boxes[:, 1] - boxes[:, 0]).max(axis=1, initial=0))
-    probabilities[: len(boxes)] = 1
-    _, maps = net.network(mx.nd.array(preprocess(image, placed, net.facts)[None]))
-    return net.find_points(maps, mx.nd.array(squares[None]), mx.nd.array(probabilities[None]))
 
 
 def face_view(box: np.ndarray) -> Affine:

@@ -20,12 +20,13 @@ and then; squares are jittered as always. 20,000 faces are up to 156 updates of 
 
     python train/prepare_aflw.py ~/AFLW --out data
     python train/train_kpnet.py --model kpnet_drnet_aflw --train-points data/aflw_train.jsonl --images ~/AFLW \
-        --epochs 1000 --face-prob 1 --face-sizes 32 64 128 --rotate 1 --max-degrees 30 --degrade \
-        --save-prefix runs/kpnet_aflw --gpus 0,1,2,3
+        --val-points data/aflw_test.jsonl --epochs 1000 --face-prob 1 --face-sizes 32 64 128 --rotate 1 \
+        --max-degrees 30 --degrade --save-prefix runs/kpnet_aflw --gpus 0,1,2,3
 
-Such weights find no faces: they are measured in labelled boxes, by benchmarks/eval_landmarks.py. For a net that finds
-faces, too, give --train data/widerface_train.jsonl --images ~/WIDER besides, and AFLW's file in a folder of its own
-with the photos in images/ beside it (a link will do): WIDER FACE then trains the scale map, AFLW the points.
+Such weights find no faces: they are measured in labelled boxes, after each epoch (--val-points) and by
+benchmarks/eval_landmarks.py. For a net that finds faces, too, give --train data/widerface_train.jsonl --images ~/WIDER
+besides, and AFLW's file in a folder of its own with the photos in images/ beside it (a link will do): WIDER FACE then
+trains the scale map, AFLW the points.
 
 The weights that come with the package were trained on two CPU cores; the command, the hours it took and the figures it
 gave are in model_zoo/kpnet_drnet_fc26.md.
@@ -63,6 +64,7 @@ from gluonface.training.detection import (
     anchor_targets,
     detection_validator,
     load_start,
+    square_validator,
     training_samples,
     training_views,
 )
@@ -80,6 +82,10 @@ PAPER = TrainConfig(
     wd=1e-4,
     save_prefix="runs/kpnet",
 )
+
+#: What names of parameters begin with whose shapes follow from the number of points or how they are read: they begin
+#: anew where --start has others.
+_OF_POINTS = ("network.response_head", "network.reader", "box_mapping")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -101,10 +107,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     model.add_argument(
         "--box-mapping", metavar="JSON", help="boxes from points as train/fit_box_mapping.py fitted them to data"
     )
-    model.add_argument("--start", metavar="MODEL|PARAMS", help="start from a model that has weights, or from a file")
+    model.add_argument(
+        "--start",
+        metavar="MODEL|PARAMS",
+        help="start from a model that has weights, or from a file; what is of another number of points, or read "
+        "otherwise, begins anew",
+    )
     data = parser.add_argument_group("data")
     add_data_arguments(data, "AP", train_required=False)
     add_points_arguments(data)
+    data.add_argument(
+        "--val-points",
+        metavar="JSONL",
+        help="annotations for the error of points, looked for in squares about labelled boxes, after each epoch",
+    )
     add_size_arguments(data)
     data.add_argument(
         "--whole-photos", action="store_true", help="the paper's views: each photo as it is, no augmentation"
@@ -155,6 +171,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         )
     if args.response_weight and (args.reader != "soft" or args.head != "keypoints"):
         parser.error("--response-weight goes with points read by soft-argmax: others learn the map alone, or have none")
+    if args.val_points and args.head != "keypoints":
+        parser.error("--val-points goes with --head keypoints: other heads look for no points in squares")
     if not args.train:
         check_points_only(parser, argv, args)
         args.scale_weight = 0.0  # where no photo is, black would be the one thing that has no faces
@@ -187,7 +205,7 @@ def build_net(args: argparse.Namespace):
         raise InputError(f"--head anchors learns five points, got a net of {net.num_points}; give --num-points 5")
     net.initialize(mx.init.MSRAPrelu(slope=0))
     if args.start:
-        load_start(net, args.start)
+        load_start(net, args.start, _OF_POINTS)
     if args.box_mapping and args.head != "anchors":  # whose boxes are learnt
         net.set_box_mapping(BoxMapping.load(args.box_mapping))
     net.network(mx.nd.zeros((1, 3, 64, 64)))
@@ -300,6 +318,26 @@ def objective(args: argparse.Namespace, net):
     return targets, KeypointLosses(args), (squares_with_points,)
 
 
+def validator(args: argparse.Namespace, num_points: int) -> dict:
+    """What the engine is told of ``--val`` and ``--val-points``: how to validate, and by what the best weights are
+    chosen, average precision where it is there.
+    """
+    parts = []
+    if args.val:
+        parts.append(detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size))
+    if args.val_points:
+        samples = FaceJsonLines(args.val_points, args.images).samples
+        parts.append(square_validator(samples, args.val_size, num_points))
+    if not parts:
+        return {}
+
+    def evaluate(net) -> dict[str, float]:
+        return {key: value for part in parts for key, value in part(net).items()}
+
+    best = {"best_key": "ap50"} if args.val else {"best_key": "nme_in_boxes", "best_mode": "min"}
+    return {"evaluate": evaluate, **best}
+
+
 def main(argv=None) -> None:
     """Train as the command line says."""
     args = parse_args(argv)
@@ -314,8 +352,7 @@ def main(argv=None) -> None:
         losses,
         config,
         prepare=image_preparer(net.facts),
-        evaluate=detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size) if args.val else None,
-        best_key="ap50" if args.val else None,
+        **validator(args, net.num_points),
     )
     views = make_views(args, config.seed, net.num_points)
     with batch_loader(

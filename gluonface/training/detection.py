@@ -11,20 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from .._compat import mx
-from ..data.base import FaceSample, label_points_only
+from ..data.base import FaceLabels, FaceSample, label_points_only
 from ..data.facejsonl import FaceJsonLines
 from ..data.store import SampleStore
 from ..data.transforms.colour import Degrade
 from ..data.transforms.presets.retinaface import RetinaFaceSamples, RetinaFaceTrainTransform
 from ..errors import DataError, InputError
 from ..faces import Faces
+from ..geometry import letterbox
+from ..image import load_image
 from ..metrics.landmark_scoring import best_proposals, evaluate_landmarks, label_sizes, scored_faces
 from ..metrics.scoring import evaluate_detections
 from ..model_zoo import list_models, model_facts
 from ..model_zoo.store import read_params
 from ..model_zoo.weights import find_weights, load_arrays
-from ..pipeline import FaceAnalyzer
-from ..targets import AnchorTargets
+from ..pipeline import FaceAnalyzer, find_in_squares
+from ..targets import AnchorTargets, labelled_points
 from .inputs import source_weights
 
 __all__ = [
@@ -36,10 +38,12 @@ __all__ = [
     "add_view_arguments",
     "anchor_targets",
     "detection_validator",
+    "errors_in_squares",
     "found_points",
     "landmark_figures",
     "landmark_validator",
     "load_start",
+    "square_validator",
     "training_samples",
     "training_views",
     "with_landmarks",
@@ -320,3 +324,57 @@ def found_points(faces: Faces, boxes: np.ndarray, iou: float = 0.4) -> np.ndarra
     rows = best_proposals(faces.boxes, faces.scores, boxes, iou)
     points[rows >= 0] = faces.landmarks[rows[rows >= 0]]
     return points
+
+
+def errors_in_squares(
+    net, samples: Iterable[FaceSample], size: int, points_of: Callable[[FaceLabels], np.ndarray]
+) -> np.ndarray:
+    """How far the points are off that a KPNet finds in squares about the labelled boxes, see `find_in_squares`.
+
+    Parameters
+    ----------
+    net : KeypointDetector
+    samples : iterable of FaceSample
+    size : int
+        Long side of the photos in pixels.
+    points_of : callable
+        ``points_of(faces)`` gives the points (M, K, 2) of labelled faces, NaN where a point does not count.
+
+    Returns
+    -------
+    ndarray (N,)
+        For each face with a point that counts and a box that does: the mean distance of its points over the size of
+        its box, sqrt(width x height). Whatever box the points give, each face is compared with its own label.
+    """
+    errors = [np.empty(0)]
+    for sample in samples:
+        faces = sample.faces[~sample.faces.ignore]
+        truth = points_of(faces)
+        counted = np.isfinite(truth).all(axis=2).any(axis=1) & (faces.face_sizes > 0)
+        if not counted.any():
+            continue
+        faces, truth = faces[counted], truth[counted]
+        image = load_image(sample.image_path)
+        placed = letterbox(image.shape[:2], (size, size))
+        points, *_ = find_in_squares(net, image, placed, faces.boxes)
+        distances = np.linalg.norm(placed.inverse_points(points[0].asnumpy()) - truth, axis=2)
+        errors.append(np.nanmean(distances, axis=1) / faces.face_sizes)
+    return np.concatenate(errors)
+
+
+def square_validator(samples: list[FaceSample], size: int, num_points: int) -> Callable:
+    """``evaluate(net)``: ``nme_in_boxes``, the mean of `errors_in_squares` of all faces with so many points.
+
+    Raises
+    ------
+    DataError
+        No face has them.
+    """
+
+    def points_of(faces: FaceLabels) -> np.ndarray:
+        return labelled_points(faces, num_points)
+
+    labelled = [sample for sample in samples if np.isfinite(points_of(sample.faces)).any()]
+    if not labelled:
+        raise DataError(f"--val-points: expected faces with {num_points} points, found none in {len(samples)} photos")
+    return lambda net: {"nme_in_boxes": float(errors_in_squares(net, labelled, size, points_of).mean())}

@@ -264,6 +264,22 @@ def test_the_recipe_for_aflw_shows_faces_at_sizes_that_the_net_can_tell(script, 
             assert (scale <= 0).all() and masks.any()
 
 
+def test_points_are_validated_in_labelled_boxes_and_the_least_error_is_kept(script, drawn, dense, tmp_path):
+    path = dense(19)
+    flags = ("--model", "kpnet_drnet_aflw", "--epochs", "3", "--optimizer", "adam", "--lr", "3e-3")
+    script.main(points_alone(drawn, tmp_path, path, *flags, "--face-prob", "1", "--val-points", path))
+    errors = [epoch["validation"]["nme_in_boxes"] for epoch in read_log(tmp_path)]
+    assert len(errors) == 3 and 0 < min(errors) < 1
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best["epoch"] == int(np.argmin(errors))
+    # With photos labelled completely average precision chooses, and both are told.
+    words = arguments(drawn, tmp_path, "--val", str(drawn / "all.jsonl"), "--val-points", str(drawn / "all.jsonl"))
+    told = script.validator(script.parse_args(words), 5)
+    assert told["best_key"] == "ap50"
+    net = script.build_net(script.parse_args(words))
+    assert set(told["evaluate"](net)) == {"ap50", "ap", "recall_at_1fppi", "nme_in_boxes"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -275,6 +291,7 @@ def test_the_recipe_for_aflw_shows_faces_at_sizes_that_the_net_can_tell(script, 
         (("--train-points", "x", "--val", "x"), "--val does nothing here: without --train"),
         (("--train-points", "x", "--scale-weight", "10"), "--scale-weight does nothing here: without --train"),
         (("--train-points", "x", "--sources", "aflw"), "--sources does nothing here"),
+        (("--train", "x", "--val-points", "x", "--head", "tags"), "--val-points goes with --head keypoints"),
     ],
 )
 def test_what_points_alone_cannot_teach_is_refused(script, words, message, capsys):
@@ -287,3 +304,19 @@ def test_points_that_no_photo_has_are_missed_in_the_file_that_was_given(script, 
     args = script.parse_args(points_alone(drawn, tmp_path, dense(19), "--num-points", "68"))
     with pytest.raises(DataError, match="^--train-points: expected faces with landmarks of the scheme 68"):
         script.make_views(args, 0, 68)
+
+
+def test_a_net_of_other_points_starts_one_whose_maps_of_points_and_boxes_begin_anew(script, tmp_path):
+    five = get_model("kpnet_drnet_fc26", pretrained=True)
+    five.save_parameters(str(tmp_path / "five.params"))
+    theirs = five._collect_params_with_prefix()
+    for start in ("kpnet_drnet_fc26", str(tmp_path / "five.params")):
+        for count, reader in ((19, "soft"), (19, "regression"), (5, "soft")):
+            words = ["--train", "x", "--num-points", str(count), "--reader", reader, "--start", start]
+            net = script.build_net(script.parse_args(words))
+            for name, parameter in net._collect_params_with_prefix().items():
+                found, there = parameter.data().asnumpy(), theirs.get(name)
+                if there is not None and there.shape == found.shape:
+                    np.testing.assert_array_equal(found, there.data().asnumpy(), err_msg=name)
+                else:
+                    assert name.startswith(("network.response_head", "network.reader", "box_mapping")), name

@@ -26,9 +26,11 @@ from gluonface.training.detection import (
     add_view_arguments,
     anchor_targets,
     detection_validator,
+    errors_in_squares,
     found_points,
     landmark_validator,
     load_start,
+    square_validator,
     training_views,
 )
 from gluonface.training.inputs import add_data_arguments
@@ -312,3 +314,23 @@ def test_a_net_is_validated_at_the_size_asked_for(samples):
     net.initialize()
     figures = detection_validator(samples[:2], 64)(net)
     assert set(figures) == {"ap50", "ap", "recall_at_1fppi"} and all(0 <= v <= 1 for v in figures.values())
+
+
+def test_points_in_squares_are_compared_with_each_faces_own_label(tmp_path):
+    net = get_model("kpnet_drnet_fc26")
+    net.initialize()
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    # All points of a flat response lie in the middle of the square.
+    net.network.response_head.weight.set_data(mx.nd.zeros(net.network.response_head.weight.shape))
+    path = tmp_path / "a.png"
+    save_image(path, np.full((96, 96, 3), 90, np.uint8))
+    boxes = np.float32([[20, 16, 60, 56], [50, 50, 80, 90], [0, 0, 20, 20]])
+    points = np.full((3, 5, 2), np.nan, np.float32)
+    points[0], points[1, 2], points[2] = (40, 44), (65, 70), 3
+    faces = FaceLabels(boxes, landmarks5=points, ignore=np.array([False, False, True]))
+    samples = [FaceSample(str(path), (96, 96), faces), FaceSample("not read.png", (9, 9), FaceLabels(boxes[:1]))]
+    errors = errors_in_squares(net, samples, 96, lambda labels: labels.landmarks5)
+    np.testing.assert_allclose(errors, [8 / 40, 0], atol=0.03)
+    assert square_validator(samples, 96, 5)(net) == {"nme_in_boxes": pytest.approx(errors.mean())}
+    with pytest.raises(DataError, match="--val-points: expected faces with 68 points, found none in 2 photos"):
+        square_validator(samples, 96, 68)
