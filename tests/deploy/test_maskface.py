@@ -176,9 +176,8 @@ def test_a_net_without_keypoints_becomes_a_detector_of_boxes(small_maskface, tmp
     assert runtime.load(artefact)(canvases[0]).landmarks is None
 
 
-@pytest.mark.parametrize("roi_scale", [1, 1.25])
-def test_it_compiles_for_gpus(small_maskface, roi_scale):
-    net, row = small_maskface(roi_scale), find_target("cuda-sm80")
+def test_it_compiles_for_gpus(small_maskface):
+    net, row = small_maskface(), find_target("cuda-sm80")
     module, _ = build.lower(build.module_of(net, buckets_for(net, [SIZE]), row, (2,)), row)
     functions = {g.name_hint: f for g, f in module.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
     assert "blockIdx.x" in functions["pyramid_roi_align"].script()

@@ -965,7 +965,10 @@ def test_detections_and_points_of_a_trained_net_are_the_same(tmp_path, name):
     net = trained(name)
     sides = (net.facts.size,) * 2 if net.facts.task == "landmarks" else (480, 512)
     batch = 2 if net.facts.task == "detection" else 1
-    path = export_onnx(name, tmp_path / "net.onnx", size=sides, batch=batch)
+    if net.facts.system == "maskface":
+        # Points of hundreds of boxes of low score would take most of a minute.
+        net.set_nms(net.nms_thresh, net.nms_topk, 30, 0.1)
+    path = export_onnx(net, tmp_path / "net.onnx", size=sides, batch=batch)
     data = photo(net, *sides)
     data = np.concatenate([data, data[..., ::-1]][:batch])
     expected = [array.asnumpy() for array in net(mx.nd.array(data))]
