@@ -27,6 +27,7 @@ from gluonface.model_zoo.detector import AnchorDetector, FaceDetector
 from gluonface.model_zoo.keypoint_detector import BOXES, SCORINGS
 from gluonface.model_zoo.kpnet import HEADS, READERS
 from gluonface.model_zoo.maskface import MaskFaceDetector
+from gluonface.model_zoo.mos import HEADS as MOS_HEADS
 from gluonface.training.detection import BoxesAlone
 from gluonface.tta import MAX_LONG_SIDE, SHORT_SIDES, detect_multiscale
 
@@ -35,18 +36,23 @@ LOW_SCORE = 0.02
 #: A detection that overlaps a labelled face less is not its.
 LEAST_IOU = 0.5
 #: Options of get_model that weights of a file may have been trained with, or are to be used with, and what they may be:
-#: numbers, or some of these words. Of detectors, of landmark nets.
+#: numbers, yes or no, or some of these words. Of detectors, of landmark nets.
 DETECTOR_OPTIONS: dict[str, type | tuple[str, ...]] = {
     "channels": int,
     "k0": float,
     "roi_scale": float,
     "num_points": int,
     "reader": READERS,
-    "head": HEADS,
+    "head": (*HEADS, *MOS_HEADS),
     "boxes": BOXES,
     "scoring": SCORINGS,
+    "cascade": bool,
+    "deformable": bool,
+    "mesh": bool,
 }
 LANDMARK_OPTIONS = {"filters": int, "stem": int}
+#: Words for True and False.
+YES_NO = {"yes": True, "no": False}
 #: Boxes that are looked at where no score is too low, or where boxes that overlap are to stay: suppression takes time
 #: with their square.
 _MOST_BOXES = 5000
@@ -77,8 +83,12 @@ def add_weights_arguments(parser, options: Mapping[str, type | tuple[str, ...]])
         help="with --weights: whose mean and std they were trained with, such as those of the start",
     )
     for name, kind in options.items():
-        number = {"type": kind, "metavar": "X" if kind is float else "N"}
-        what = {"choices": kind} if isinstance(kind, tuple) else number
+        if isinstance(kind, tuple):
+            what = {"choices": kind}
+        elif kind is bool:
+            what = {"choices": tuple(YES_NO)}
+        else:
+            what = {"type": kind, "metavar": "X" if kind is float else "N"}
         parser.add_argument(_flag(name), help="of the net of --weights, see get_model", **what)
 
 
@@ -195,8 +205,11 @@ def build_detector(args: argparse.Namespace):
 
 def _options(args: argparse.Namespace) -> dict:
     """Options of get_model that were given, of those that the script has."""
-    given = {name: getattr(args, name, None) for name in (*DETECTOR_OPTIONS, *LANDMARK_OPTIONS)}
-    return {name: value for name, value in given.items() if value is not None}
+    options = DETECTOR_OPTIONS | LANDMARK_OPTIONS
+    given = {name: getattr(args, name, None) for name in options}
+    return {
+        name: YES_NO[value] if options[name] is bool else value for name, value in given.items() if value is not None
+    }
 
 
 def build_net(model: str, args: argparse.Namespace):

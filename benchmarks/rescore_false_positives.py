@@ -5,6 +5,7 @@ r"""What other detectors make of a detector's false positives of high score (Ret
         --json out/rescored.json --picture out/rescored.png
     python benchmarks/rescore_false_positives.py --baseline NAME=runs/points/last.params \
         --model NAME=runs/all/last.params --data facedata/det_val.jsonl      # two trainings of one net
+    python benchmarks/rescore_false_positives.py --baseline NAME=runs/cascade-seed1/last.params,mesh=no ...
 
 The paper shows false positives of its baseline with scores over .9 to which the net that learns points and meshes gives
 less than .3. Here every false positive of --baseline above --above is looked up among the detections of each --model:
@@ -30,9 +31,11 @@ from pathlib import Path
 import numpy as np
 from common import figure, looked_at, provenance, rounded, run, table, write_result, zoomed
 from detectors import (
+    DETECTOR_OPTIONS,
     LEAST_IOU,
     LOW_SCORE,
     add_view_arguments,
+    add_weights_arguments,
     build_analyzer,
     check_arguments,
     detect,
@@ -49,6 +52,8 @@ from gluonface.image import save_image
 from gluonface.metrics import match_photos
 from gluonface.viz import contact_sheet, draw_faces
 
+# A detector on the command line.
+_MODEL = "NAME[=FILE[,OPTION=VALUE...]]"
 FALSE_POSITIVES, FACES = "false positives", "faces found"
 #: A false positive that overlaps a labelled face so far is that face badly placed, or found twice.
 ON_FACE = 0.1
@@ -146,11 +151,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--baseline",
         required=True,
-        metavar="NAME[=FILE]",
+        metavar=_MODEL,
         help="whose false positives are looked at: a model with its shipped weights (see `gluonface models`), or with "
-        "those of a file",
+        "those of a file, and with options of get_model that a row of an ablation was trained with, such as cascade=no",
     )
-    group.add_argument("--model", required=True, nargs="+", metavar="NAME[=FILE]", help="which others score them")
+    group.add_argument("--model", required=True, nargs="+", metavar="NAME[=FILE...]", help="which others score them")
     group.add_argument(
         "--facts-of",
         metavar="NAME",
@@ -207,24 +212,39 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def parts_of(model: str) -> tuple[str, str, dict[str, str]]:
+    """Name, file and options of NAME, NAME=FILE or NAME=FILE,OPTION=VALUE..., as text."""
+    name, _, rest = model.partition("=")
+    file, *options = rest.split(",")
+    return name, file, dict(option.partition("=")[::2] for option in options)
+
+
 def flags_of(args: argparse.Namespace, model: str) -> argparse.Namespace:
-    """The flags of one detector, NAME or NAME=FILE, as the other scripts have them."""
-    name, _, file = model.partition("=")
+    """The flags of one detector, see `parts_of`, as other scripts have them; where they are none the script ends."""
+    name, file, options = parts_of(model)
+    parser = argparse.ArgumentParser(prog=model, usage=_MODEL, add_help=False, allow_abbrev=False)
+    add_weights_arguments(parser, DETECTOR_OPTIONS)
+    told = parser.parse_args([f"--{option.replace('_', '-')}={value}" for option, value in options.items()])
     none = dict.fromkeys(("insightface", "box_style", "box_mapping", "detections"))
     own = {"model": name, "weights": file or None, "facts_of": args.facts_of if file else None}
-    return argparse.Namespace(**{**vars(args), **none, **own})
+    return argparse.Namespace(**{**vars(args), **none, **vars(told), **own})
 
 
 def name_of(model: str) -> str:
     """What to call a detector; weights of runs have the same names, so their folder stands before them."""
-    name, _, file = model.partition("=")
-    return f"{name} ({'/'.join(Path(file).parts[-2:])})" if file else name
+    name, file, options = parts_of(model)
+    told = ["/".join(Path(file).parts[-2:]), *(f"{option}={value}" for option, value in options.items())]
+    return f"{name} ({', '.join(told)})" if file else name
 
 
 def without_folders(words: Sequence[str]) -> list[str]:
     """A command in which FILE of NAME=FILE loses its folders where it is absolute: they say nothing to others."""
-    parts = (word.partition("=") for word in words)
-    return [f"{name}{sign}{Path(file).name if Path(file).is_absolute() else file}" for name, sign, file in parts]
+    told = []
+    for word in words:
+        name, sign, rest = word.partition("=")
+        file, comma, options = rest.partition(",")
+        told.append(f"{name}{sign}{Path(file).name if Path(file).is_absolute() else file}{comma}{options}")
+    return told
 
 
 def sort_out(detections: list[Faces], labels: list[FaceLabels]) -> dict[str, Boxes]:

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from gluonface.errors import WeightsError
 from gluonface.geometry import box_iou
 from gluonface.model_zoo import get_model, model_facts
 
-KPNET = "kpnet_drnet_widerface"
+KPNET, MESHED = "kpnet_drnet_widerface", "retinaface_mobilenet0.25_mesh468_fc26"
 MODEL, START = "mos_mobilenet0.25_fc26", "retinaface_mobilenet0.25_fc26"
 
 
@@ -46,7 +47,6 @@ def test_weights_of_a_run_can_take_the_facts_of_its_start(module, tmp_path):
 
 def test_a_light_net_takes_its_weights_with_the_channels_it_was_trained_with(module, tmp_path):
     from gluonface._compat import mx
-    from gluonface.errors import WeightsError
 
     name, path = "maskface_mobilenet0.25_fc26", str(tmp_path / "best.params")
     net = get_model(name, channels=8)
@@ -86,7 +86,31 @@ def test_a_row_of_kpnets_ablations_takes_its_weights_with_what_it_is(module, tmp
 
 
 @pytest.mark.parametrize(
-    "option", ["--reader=soft", "--head=tags", "--boxes=points", "--scoring=mean", "--num-points=5"]
+    ("name", "flags", "options"),
+    [
+        (MESHED, ("--cascade", "no", "--mesh", "no"), {"cascade": False, "mesh": False}),
+        (MESHED, ("--deformable", "yes"), {"deformable": True}),
+        ("mos_mobilenet0.25_fc26", ("--head", "shared", "--deformable", "no"), {"head": "shared", "deformable": False}),
+    ],
+)
+def test_rows_of_other_ablations_take_their_weights_with_what_they_are(module, tmp_path, name, flags, options):
+    from gluonface._compat import mx
+
+    path = str(tmp_path / "last.params")
+    net = get_model(name, **options)
+    net.initialize(mx.init.Xavier())
+    net.network(mx.nd.zeros((1, 3, 64, 64)))
+    net.save_parameters(path)
+    built, _ = module.build_detector(parsed(module, "--model", name, "--weights", path, *flags))
+    for key, parameter in net._collect_params_with_prefix().items():
+        found = built._collect_params_with_prefix()[key]
+        np.testing.assert_array_equal(found.data().asnumpy(), parameter.data().asnumpy())
+    with pytest.raises(WeightsError, match="do not fit"):
+        module.build_detector(parsed(module, "--model", name, "--weights", path))
+
+
+@pytest.mark.parametrize(
+    "option", ["--cascade=no", "--reader=soft", "--head=tags", "--boxes=points", "--scoring=mean", "--num-points=5"]
 )
 def test_options_of_kpnet_go_with_weights_of_a_file(module, capsys, option):
     with pytest.raises(SystemExit):

@@ -203,6 +203,18 @@ def test_weights_of_a_file_go_to_their_own_detector_and_are_called_by_their_run(
     assert [module.name_of(one) for one in ("mesh", *args.model)] == ["mesh", "mesh (all-1/last.params)"]
 
 
+def test_a_row_of_an_ablation_is_told_by_its_file_and_the_options_it_was_trained_with(module):
+    row = "mesh=runs/cascade-1/last.params,mesh=no,deformable=yes,k0=3"
+    args = module.parse_args(["--baseline", row, "--model", "plain", "--data", "x"])
+    flags = module.flags_of(args, args.baseline)
+    assert (flags.model, flags.weights) == ("mesh", "runs/cascade-1/last.params")
+    assert (flags.mesh, flags.deformable, flags.cascade, flags.k0) == ("no", "yes", None, 3)
+    assert module.name_of(row) == "mesh (cascade-1/last.params, mesh=no, deformable=yes, k0=3)"
+    assert module.without_folders([row.replace("runs", "/home/runs")]) == [
+        "mesh=last.params,mesh=no,deformable=yes,k0=3"
+    ]
+
+
 def test_the_folders_of_weights_are_no_part_of_the_command(result_of):
     result = result_of("--baseline", "plain", "--model", "mesh=/home/someone/runs/last.params", "calm=b/last.params")
     assert "--model mesh=last.params calm=b/last.params --data tiny.jsonl" in result["command"]
@@ -217,6 +229,9 @@ def test_the_folders_of_weights_are_no_part_of_the_command(result_of):
         (("--model", "mesh", "--above", "0.01"), "--above: expected a score from 0.02 on"),
         (("--model", "mesh", "--below", "0"), "--below: expected a score above 0"),
         (("--model", "mesh", "--facts-of", "x"), "--facts-of goes with weights of a file"),
+        (("--model", "mesh=x,hair=no"), "unrecognized arguments: --hair=no"),
+        (("--model", "mesh=x,cascade=perhaps"), "argument --cascade: invalid choice: 'perhaps'"),
+        (("--model", "mesh=,cascade=no"), "--cascade go with --weights"),
         (("--model", "mesh", "--format", "malf"), "--format malf needs --images"),
         (("--model", "mesh", "--soft-nms", "linear"), "--soft-nms goes with several scales"),
     ],
