@@ -63,6 +63,7 @@ from gluonface.training.detection import (
     add_view_arguments,
     anchor_targets,
     detection_validator,
+    idle_view_flags,
     load_start,
     square_validator,
     training_samples,
@@ -83,6 +84,10 @@ PAPER = TrainConfig(
     save_prefix="runs/kpnet",
 )
 
+#: Flags of crops, and why they do nothing beside --whole-photos.
+OF_CROPS = ("crop_ratios", "face_prob", "face_sizes", "face_size_weights", "rotate", "max_degrees", "quarter_turns")
+OF_CROPS += ("degrade",)
+_WHOLE = "--whole-photos takes each photo as it is"
 #: What names of parameters begin with whose shapes follow from the number of points or how they are read: they begin
 #: anew where --start has others.
 _OF_POINTS = ("network.response_head", "network.reader", "box_mapping")
@@ -171,6 +176,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         )
     if args.response_weight and (args.reader != "soft" or args.head != "keypoints"):
         parser.error("--response-weight goes with points read by soft-argmax: others learn the map alone, or have none")
+    refuse_flags(parser, argv, dict.fromkeys(OF_CROPS, _WHOLE) if args.whole_photos else idle_view_flags(args))
     if args.val_points and args.head != "keypoints":
         parser.error("--val-points goes with --head keypoints: other heads look for no points in squares")
     if not args.train:

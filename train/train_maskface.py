@@ -66,6 +66,7 @@ from gluonface.training.detection import (
     add_view_arguments,
     anchor_targets,
     detection_validator,
+    idle_view_flags,
     landmark_validator,
     load_start,
     training_samples,
@@ -173,7 +174,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     if args.frozen and not (args.start or args.pretrained_base or args.resume):
         parser.error("random weights cannot stay as they are: give --start, --pretrained-base or --no-frozen")
     idle = {name: phases for name, phases in ONLY_IN.items() if args.phase not in phases}
-    refuse_flags(parser, argv, {name: f"it counts with --phase {' or '.join(idle[name])}" for name in idle})
+    reasons = idle_view_flags(args) if args.phase == "both" else {}
+    reasons |= {name: f"it counts with --phase {' or '.join(idle[name])}" for name in idle}
+    refuse_flags(parser, argv, reasons)
     return args
 
 

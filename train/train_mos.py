@@ -33,6 +33,7 @@ from gluonface.model_zoo import get_model
 from gluonface.model_zoo.mos import HEADS
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.targets import MOSTargets
+from gluonface.training.config import refuse_flags
 from gluonface.training.detection import (
     NormalisedBatches,
     add_anchor_arguments,
@@ -41,6 +42,7 @@ from gluonface.training.detection import (
     add_view_arguments,
     anchor_targets,
     detection_validator,
+    idle_view_flags,
     load_start,
     training_samples,
     training_views,
@@ -116,7 +118,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     feedback.add_argument("--mine-size", type=int, default=320, help="long side in pixels at which photos are mined")
     feedback.add_argument("--hard-share", type=float, default=0.3, help="most that hard photos add to an epoch")
     add_training_arguments(parser, PAPER)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    refuse_flags(parser, argv, idle_view_flags(args))
+    return args
 
 
 def build_net(args: argparse.Namespace):

@@ -50,6 +50,7 @@ from gluonface.training.detection import (
     add_view_arguments,
     anchor_targets,
     detection_validator,
+    idle_view_flags,
     load_start,
     training_samples,
     training_views,
@@ -116,7 +117,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     if model_facts(args.model).variant:
         parser.set_defaults(positive_iou=FIRST_IOU[0], negative_iou=FIRST_IOU[1])
         args = parser.parse_args(argv)
-    refuse_flags(parser, argv, _idle_flags(args))
+    refuse_flags(parser, argv, idle_view_flags(args) | _idle_flags(args))
     return args
 
 

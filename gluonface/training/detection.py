@@ -40,6 +40,7 @@ __all__ = [
     "detection_validator",
     "errors_in_squares",
     "found_points",
+    "idle_view_flags",
     "landmark_figures",
     "landmark_validator",
     "load_start",
@@ -104,6 +105,16 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     )
     views.add_argument("--degrade", action="store_true", help="blur, noise and JPEG artefacts now and then")
     views.add_argument("--min-face", type=float, default=8.0, help="smaller faces are neither learnt nor background")
+
+
+def idle_view_flags(args: argparse.Namespace) -> dict[str, str]:
+    """Attributes of those flags of `add_view_arguments` that do nothing beside the others, and why (`refuse_flags`)."""
+    idle = {}
+    if not args.face_prob:
+        idle |= dict.fromkeys(("face_sizes", "face_size_weights"), "it counts with --face-prob, the share of them")
+    if not args.rotate:
+        idle["max_degrees"] = "it counts with --rotate, the share of turned crops"
+    return idle
 
 
 def add_anchor_arguments(

@@ -283,6 +283,25 @@ def test_points_are_validated_in_labelled_boxes_and_the_least_error_is_kept(scri
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--whole-photos --rotate .5", "--rotate does nothing here: --whole-photos takes each photo as it is"),
+        ("--whole-photos --degrade", "--degrade does nothing here: --whole-photos"),
+        ("--face-sizes 20 40", "--face-sizes does nothing here: it counts with --face-prob"),
+        ("--max-degrees 40", "--max-degrees does nothing here: it counts with --rotate"),
+    ],
+)
+def test_flags_of_views_that_would_do_nothing_are_refused(script, words, message, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_args(["--train", "x", *words.split()])
+    assert message in " ".join(capsys.readouterr().err.split())
+    script.parse_args(
+        ["--train", "x", "--face-prob", ".2", "--face-sizes", "20", "40", "--rotate", ".5", "--max-degrees", "40"]
+    )
+    script.parse_args(["--train", "x", "--whole-photos", "--mosaic", ".2", "--min-face", "4"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         ((), "expected --train, photos labelled completely, or --train-points, or both; got neither"),
         (("--train-points", "x", "--head", "tags"), "goes with --head keypoints"),
         (("--train-points", "x", "--head", "anchors"), "goes with --head keypoints"),

@@ -28,6 +28,7 @@ from gluonface.training.detection import (
     detection_validator,
     errors_in_squares,
     found_points,
+    idle_view_flags,
     landmark_validator,
     load_start,
     square_validator,
@@ -334,3 +335,10 @@ def test_points_in_squares_are_compared_with_each_faces_own_label(tmp_path):
     assert square_validator(samples, 96, 5)(net) == {"nme_in_boxes": pytest.approx(errors.mean())}
     with pytest.raises(DataError, match="--val-points: expected faces with 68 points, found none in 2 photos"):
         square_validator(samples, 96, 68)
+
+
+def test_flags_of_views_that_count_beside_others_only_are_idle_without_them():
+    views = {"face_prob": 0.0, "rotate": 0.0}
+    assert set(idle_view_flags(argparse.Namespace(**views))) == {"face_sizes", "face_size_weights", "max_degrees"}
+    assert set(idle_view_flags(argparse.Namespace(**views | {"face_prob": 0.1}))) == {"max_degrees"}
+    assert idle_view_flags(argparse.Namespace(face_prob=0.1, rotate=0.1)) == {}
