@@ -382,7 +382,7 @@ def speed_cells(one: dict, name: str) -> list[str]:
 def accuracy_cells(result: dict, name: str) -> list[str]:
     row = result["accuracy"].get(name, {})
     beside = row.get("beside_mxnet")
-    off = [] if beside is None else [beside["boxes"], beside["points"]]
+    off = [] if beside is None else [beside["boxes"], beside["points"], beside.get("mesh", 0.0)]
     off += [row["labelled_points"]] if "labelled_points" in row else []
     return [
         "-" if "ap50" not in row else f"{row['ap50']:.4f}",

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -61,6 +61,8 @@ _PAUSE_SECONDS = 0.05
 _GF_SIDE = {"detection": 640, "landmarks": 192}
 # Side of the matrices whose product stands for the machine's peak: 0.1 to 0.2 s on one core.
 _PEAK_SIDE = 2048
+# Attributes of `Faces` beside boxes and scores -> those of `Difference`.
+_KINDS = {"landmarks5": "points", "landmarks": "points", "pose": "pose", "mesh": "mesh"}
 # A raw prediction that is off by more is wrong, not rounded.
 _WRONG = 0.05
 
@@ -76,7 +78,7 @@ class Difference:
     ----------
     photos, faces : int
         Faces that both found.
-    boxes, points : float
+    boxes, points, mesh : float
         Pixels, of a side or an axis.
     scores : float
     pose : float
@@ -91,6 +93,7 @@ class Difference:
     points: float = 0.0
     scores: float = 0.0
     pose: float = 0.0
+    mesh: float = 0.0
     one_sided: list[tuple[int, float, str]] = dataclasses.field(default_factory=list)
 
     def agrees(self, threshold: float, pixels: float = PIXELS, score: float = SCORE) -> bool:
@@ -98,7 +101,7 @@ class Difference:
         has a score within ``score`` of ``threshold``.
         """
         return (
-            max(self.boxes, self.points) <= pixels
+            max(self.boxes, self.points, self.mesh) <= pixels
             and self.scores <= score
             and self.pose <= DEGREES
             and all(abs(alone - threshold) <= score for _, alone, _ in self.one_sided)
@@ -120,7 +123,7 @@ def compare_faces(first: Sequence[Faces], second: Sequence[Faces]) -> Difference
     Raises
     ------
     InputError
-        Not as many photos, or of other sizes, or only one side has landmarks or pose.
+        Not as many photos, or of other sizes, or only one side has landmarks, pose or meshes.
     """
     if len(first) != len(second) or any(a.size_hw != b.size_hw for a, b in zip(first, second)):
         raise InputError(f"expected the faces of the same photos, got {len(first)} and {len(second)} of them")
@@ -135,7 +138,7 @@ def compare_faces(first: Sequence[Faces], second: Sequence[Faces]) -> Difference
         a, b = a[np.array(rows, int)], b[np.array(columns, int)]
         found.boxes = max(found.boxes, _largest(a.boxes, b.boxes))
         found.scores = max(found.scores, _largest(a.scores, b.scores))
-        for name, kind in (("landmarks5", "points"), ("landmarks", "points"), ("pose", "pose")):
+        for name, kind in _KINDS.items():
             one, other = getattr(a, name), getattr(b, name)
             if (one is None) != (other is None):
                 raise InputError(f"photo {photo}: expected {name} on both sides or on none")
@@ -258,11 +261,10 @@ class _Tasks:
                 arrays |= {f"raw{k}_{i}": array for k, array in enumerate(self.engine.network(self.engine.inputs[i]))}
             if isinstance(self.engine.stage, Analyzer):
                 faces = self.engine.end_to_end(i)[0]
-                arrays |= {f"boxes_{i}": faces.boxes, f"scores_{i}": faces.scores, f"points_{i}": faces.landmarks5}
-                arrays[f"pose_{i}"] = faces.pose
+                arrays |= arrays_of(faces, i)
             elif self.engine.stage is not None:
                 arrays[f"landmarks_{i}"] = self.engine.end_to_end(i)
-        np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+        np.savez(path, **arrays)
         return {"photos": count}
 
     def memory(self) -> dict:
@@ -449,26 +451,30 @@ def _differences(workers: dict[str, _Worker], folder: Path, left_out: dict | Non
         landmarks = [key for key in arrays if key.startswith("landmarks_")]
         if landmarks:
             row["points"] = max(_largest(arrays[key], reference[key]) for key in landmarks)
-        if "boxes_0" in arrays:
-            faces = compare_faces(_faces_of(arrays), _faces_of(reference))
-            row |= {key: getattr(faces, key) for key in ("boxes", "points", "scores", "pose")}
+        if "faces_0_boxes" in arrays:
+            faces = compare_faces(faces_of(arrays), faces_of(reference))
+            row |= {key: getattr(faces, key) for key in ("boxes", "points", "scores", "pose", "mesh")}
             row |= {"faces": faces.faces, "one_sided": len(faces.one_sided)}
         found[name] = row
     return found
 
 
-def _faces_of(arrays: dict[str, np.ndarray]) -> list[Faces]:
-    count = sum(key.startswith("boxes_") for key in arrays)
-    return [
-        Faces(
-            arrays[f"boxes_{i}"],
-            arrays[f"scores_{i}"],
-            landmarks5=arrays.get(f"points_{i}"),
-            pose=arrays.get(f"pose_{i}"),
-            size_hw=(1, 1),
-        )
-        for i in range(count)
-    ]
+def arrays_of(faces: Faces, photo: int) -> dict[str, np.ndarray]:
+    """What the faces of a photo have, by names from which `faces_of` makes them anew."""
+    names = ("boxes", "scores", *_KINDS)
+    return {f"faces_{photo}_{name}": getattr(faces, name) for name in names if getattr(faces, name) is not None}
+
+
+def faces_of(arrays: Mapping[str, np.ndarray]) -> list[Faces]:
+    """The faces of each photo."""
+    found = []
+    while f"faces_{len(found)}_boxes" in arrays:
+        start = f"faces_{len(found)}_"
+        given = {name[len(start) :]: array for name, array in arrays.items() if name.startswith(start)}
+        if "landmarks" in given:
+            given["scheme"] = str(given["landmarks"].shape[1])
+        found.append(Faces(**given, size_hw=(1, 1)))
+    return found
 
 
 def _count_photos(job: Job) -> int:

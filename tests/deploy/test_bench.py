@@ -252,6 +252,32 @@ def test_their_poses_agree_within_a_tenth_of_a_degree():
     assert not benching.compare_faces([more], [one]).agrees(0.5)
 
 
+def test_their_meshes_agree_within_half_a_pixel_and_are_on_both_sides():
+    mesh = np.random.default_rng(0).uniform(0, 90, (2, 7, 3)).astype(np.float32)
+    one, near, far = (faces().with_(mesh=mesh + off) for off in (0, 0.25, 0.75))
+    assert benching.compare_faces([one], [near]).mesh == pytest.approx(0.25, abs=1e-4)
+    assert benching.compare_faces([one], [near]).agrees(0.5) and not benching.compare_faces([far], [one]).agrees(0.5)
+    with pytest.raises(InputError, match="photo 0: expected mesh on both sides"):
+        benching.compare_faces([faces()], [one])
+
+
+def test_all_that_faces_have_passes_from_an_engine_s_process_to_the_comparison(tmp_path):
+    rng = np.random.default_rng(0)
+    dense, pose = rng.uniform(0, 90, (2, 68, 2)).astype(np.float32), rng.uniform(-9, 9, (2, 3)).astype(np.float32)
+    given = faces().with_(landmarks=dense, scheme="68", pose=pose, mesh=rng.uniform(0, 9, (2, 7, 3)).astype(np.float32))
+    for one in (given, faces(), Faces.empty((100, 100))):
+        arrays = {}
+        for i, each in enumerate((one, one)):
+            arrays |= benching.arrays_of(each, i)
+        found = benching.faces_of(arrays)
+        assert len(found) == 2 and found[1].scheme == one.scheme
+        for name in ("boxes", "scores", "landmarks5", "landmarks", "pose", "mesh"):
+            if getattr(one, name) is None:
+                assert getattr(found[1], name) is None
+            else:
+                np.testing.assert_array_equal(getattr(found[1], name), getattr(one, name))
+
+
 def test_faces_of_one_side_are_told_with_photo_score_and_side():
     none = Faces.empty((100, 100))
     difference = benching.compare_faces([faces(), none], [none, faces()])
