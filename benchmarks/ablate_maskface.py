@@ -71,7 +71,7 @@ from gluonface.training.detection import BoxesAlone, landmark_figures, with_land
 
 #: Flags of train/train_maskface.py that say what a run is.
 OWN_FLAGS = {
-    *("--model", "--start", "--facts-of", "--channels", "--k0", "--lambda-kp"),
+    *("--model", "--start", "--facts-of", "--channels", "--k0", "--roi-scale", "--lambda-kp"),
     *(f"--{no}{name}" for name in ("context", "keypoints", "low-quality") for no in ("", "no-")),
     *("--epochs", "--seed", "--resume", "--save-prefix", "--max-minutes"),
 }
@@ -132,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "system": "maskface",
         "model": args.model,
         "channels": args.channels,
+        "roi_scale": args.roi_scale,
         "start": args.start,
         "epochs": args.epochs,
         "size": args.size,
@@ -162,6 +163,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_test_arguments(parser, folders, "average precision and recall", "--points-val", "with dense landmarks")
     add_start_arguments(parser, "maskface_mobilenet0.25_fc26", "retinaface_mobilenet0.25_mask")
     parser.add_argument("--channels", type=int, metavar="C", help="of pyramid and heads (default: the model's)")
+    parser.add_argument(
+        "--roi-scale", type=float, default=1.0, metavar="X", help="margin about boxes (default: 1, the paper: none)"
+    )
     return parse_with_passed_on(parser, argv, "train_maskface.py", OWN_FLAGS)
 
 
@@ -173,6 +177,7 @@ def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
         *args.flags,
         *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
         *([f"--channels={args.channels}"] if args.channels else []),
+        *([f"--roi-scale={args.roi_scale:g}"] if row.options.get("keypoints", True) else []),
         *row.flags,
     ]
 
@@ -200,7 +205,9 @@ class Test:
 
     def net(self, row: Row, weights: Path):
         """A row's net with the weights of a run."""
-        net = maskface(model_facts(self.args.model), channels=self.args.channels, **row.options)
+        net = maskface(
+            model_facts(self.args.model), channels=self.args.channels, roi_scale=self.args.roi_scale, **row.options
+        )
         net.load_parameters(str(weights))
         start = model_facts(self.args.start)  # mean and std are those that the run started from
         net.facts = dataclasses.replace(net.facts, mean=start.mean, std=start.std)
@@ -253,11 +260,12 @@ def summarise(rows: Sequence[Row], seeds: Sequence[int], measured: dict, epochs:
 def describe(result: dict) -> list[str]:
     """The result in Markdown: what was done, and the table."""
     channels = f" of {result['channels']} channels" if result["channels"] else ""
+    margin = f", points in boxes times {result['roi_scale']:g}" if result["roi_scale"] != 1 else ""
     parts = [
-        f"`{result['model']}`{channels}, every row from `{result['start']}`, {runs_in_words(result)}, long side "
-        f"{result['size']}; AP and recall on {result['domains']['detection']}; errors of points over the faces that a "
-        f"row finds, AUC over all, of {result['domains']['points']}. Differences from the first row. The paper's "
-        "column is its own figure (ResNet-50, 19 points on AFLW, of the face's size), not comparable but in sign."
+        f"`{result['model']}`{channels}{margin}, every row from `{result['start']}`, {runs_in_words(result)}, "
+        f"long side {result['size']}; AP and recall on {result['domains']['detection']}; errors of points over the "
+        f"faces that a row finds, AUC over all, of {result['domains']['points']}. Differences from the first row. The "
+        "paper's column is its own figure (ResNet-50, 19 points on AFLW, of the face's size), comparable in sign alone."
     ]
     head = ["", *(words for words, *_ in COMPARED.values()), "faces missed there", "minutes a run", "paper: AFLW"]
     parts.append(markdown_table([head, *map(_cells, result["rows"])]))

@@ -198,6 +198,13 @@ def figure(value: float | None, digits: int = 3) -> str:
     return text[1:] if text.startswith("0.") else text
 
 
+def size_in_words(size: int | str) -> str:
+    """A size as results keep it: of the long side, of a canvas (``"480x640"``), or the photo's own (``"stored"``)."""
+    if size == "stored":
+        return "stored size"
+    return f"canvas {size}" if "x" in str(size) else f"long side {size}"
+
+
 def looked_at(result: dict) -> str:
     """How the photos of a detection result were looked at, in words."""
     if "scales" in result:
@@ -207,7 +214,7 @@ def looked_at(result: dict) -> str:
     elif result["size"] is None:
         return "detections from a file"
     else:
-        words = "stored size" if result["size"] == "stored" else f"long side {result['size']}"
+        words = size_in_words(result["size"])
     words += " and mirrored" if result["flip"] else ""
     if result.get("proposals"):
         words += ", proposals alone"

@@ -49,6 +49,8 @@ def draw(photo: np.ndarray, faces: Faces) -> np.ndarray:
     topology = topology_468()
     if not len(faces) or faces.mesh is None or faces.mesh.shape[1] != topology.num_vertices:
         raise InputError(f"expected a face with a mesh of {topology.num_vertices} vertices, got {faces}")
+    if faces.pose is None:
+        raise InputError(f"expected faces whose meshes give a pose, got {faces}")
     best = int(np.argmax(faces.scores))
     tiles = face_tiles(photo, faces.boxes[best], faces.mesh[best], faces.pose[best], topology, PartSource(topology))
     return contact_sheet(tiles, tiles[0].shape[:2], columns=len(tiles))

@@ -428,6 +428,10 @@ def build_predictor(name: str, args: argparse.Namespace) -> LandmarkPredictor | 
         raise InputError(f"--align points: expected a landmark net, got {name}, which looks for faces itself")
     score_thresh = LOW_SCORE if args.score_thresh is None else args.score_thresh
     if isinstance(net, KeypointDetector):
+        if args.end_to_end is None and (args.score_thresh is not None or args.match_iou is not None):
+            raise InputError(
+                f"--score-thresh and --match-iou go with --end-to-end: in labelled boxes {name} finds every face"
+            )
         own = args.end_to_end is not None or args.size == "auto"  # --size is of the photos end to end
         return SquareDetector(net, KPNET_SCALES.long_side if own else args.size, score_thresh, args.match_iou)
     return PointDetector(net, score_thresh, args.match_iou)

@@ -57,7 +57,7 @@ import eval_mesh
 import time_faces
 import time_pose
 from ablation import in_words
-from common import ROOT, figure, looked_at, markdown_table, read_result, run
+from common import ROOT, figure, looked_at, markdown_table, read_result, run, size_in_words
 from eval_pose import FIGURES, WAYS, points_of, ways_of
 
 from gluonface.decode import KPNET_SCALES
@@ -459,7 +459,7 @@ def aligned(result: dict) -> str:
     if "face_pixels" in result:
         words = f"around labelled faces at {result['face_pixels']} pixels"
     if "squares" in result:
-        return f"in squares about labelled boxes, long side {result['size']}"
+        return f"in squares about labelled boxes, {size_in_words(result['size'])}"
     flips = {"none": "", "points": ", mirrored too", "heatmaps": ", heatmaps of the mirror image averaged"}
     return f"{words}{flips[result['flip']]}, decoder {result['decoder']}"
 

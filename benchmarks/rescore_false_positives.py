@@ -99,11 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.min_face:
         labels = [without_small(one, sample.size_hw, args.min_face) for one, sample in zip(labels, samples)]
 
-    detections = {}
-    for model in (args.baseline, *args.model):
+    detections, models = {}, [args.baseline, *args.model]
+    for model, name in zip(models, names_of(models)):
         flags = flags_of(args, model)
         analyzer, _ = build_analyzer(flags, boxes_alone=True)
-        detections[name_of(model)] = list(detect(analyzer, read_photos(samples, turns), flags))
+        detections[name] = list(detect(analyzer, read_photos(samples, turns), flags))
     baseline, *others = detections
     sorted_out = {name: sort_out(found, labels) for name, found in detections.items()}
     pairs = [pair for other in others for pair in ((baseline, other), (other, baseline))]
@@ -197,8 +197,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     models = [args.baseline, *args.model]
     for model in models:
         check_arguments(parser, flags_of(args, model))
-    names = [name_of(model) for model in models]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((model for model in models if models.count(model) > 1), None)
     if twice:
         parser.error(f"--baseline and --model: expected different detectors, got {twice} twice")
     if args.facts_of and not any("=" in model for model in models):
@@ -230,10 +229,20 @@ def flags_of(args: argparse.Namespace, model: str) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(args), **none, **vars(told), **own})
 
 
-def name_of(model: str) -> str:
-    """What to call a detector; weights of runs have the same names, so their folder stands before them."""
+def names_of(models: Sequence[str]) -> list[str]:
+    """What to call detectors. Weights of runs have the same names, so their folder stands before them, and as many of
+    its parents as tell them apart.
+    """
+    for parts in range(2, 3 + max(len(Path(parts_of(model)[1]).parts) for model in models)):
+        names = [_name_of(model, parts) for model in models]
+        if len(set(names)) == len(set(models)):
+            break
+    return names
+
+
+def _name_of(model: str, parts: int) -> str:
     name, file, options = parts_of(model)
-    told = ["/".join(Path(file).parts[-2:]), *(f"{option}={value}" for option, value in options.items())]
+    told = ["/".join(Path(file).parts[-parts:]), *(f"{option}={value}" for option, value in options.items())]
     return f"{name} ({', '.join(told)})" if file else name
 
 

@@ -64,6 +64,7 @@ from gluonface.training.detection import (
     anchor_targets,
     detection_validator,
     idle_view_flags,
+    images_of,
     load_start,
     square_validator,
     training_samples,
@@ -332,7 +333,7 @@ def validator(args: argparse.Namespace, num_points: int) -> dict:
     if args.val:
         parts.append(detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size))
     if args.val_points:
-        samples = FaceJsonLines(args.val_points, args.images).samples
+        samples = FaceJsonLines(args.val_points, images_of(args, args.val_points)).samples
         parts.append(square_validator(samples, args.val_size, num_points))
     if not parts:
         return {}

@@ -52,7 +52,7 @@ from gluonface.engine import Engine, TrainConfig, add_training_arguments, config
 from gluonface.errors import InputError
 from gluonface.loss import FocalLoss, KeypointMaskLoss
 from gluonface.metrics import NORMS
-from gluonface.model_zoo import model_facts
+from gluonface.model_zoo import list_models, model_facts
 from gluonface.model_zoo.maskface import maskface
 from gluonface.nn.roi import KeypointHead
 from gluonface.targets import MaskFaceTargets, ProposalTargets
@@ -67,6 +67,7 @@ from gluonface.training.detection import (
     anchor_targets,
     detection_validator,
     idle_view_flags,
+    images_of,
     landmark_validator,
     load_start,
     training_samples,
@@ -117,8 +118,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     model.add_argument(
         "--channels", type=int, metavar="C", help="of pyramid, context and keypoint head (default: the model's)"
     )
-    model.add_argument("--k0", type=float, default=3.0, help="level of a face of 224 pixels; the lower, the finer")
-    model.add_argument("--roi-scale", type=float, default=1.0, help="points are looked for in a face's box times this")
+    model.add_argument("--k0", type=float, help="level of a face of 224 pixels; the lower, the finer (default: 3)")
+    model.add_argument(
+        "--roi-scale", type=float, help="points are looked for in a face's box times this (default: 1, the paper)"
+    )
     model.add_argument("--context", action=_SWITCH, default=True, help="context modules")
     model.add_argument("--keypoints", action=_SWITCH, default=True, help="keypoint head; without, boxes alone")
     model.add_argument("--frozen", action=_SWITCH, default=True, help="BatchNorms and the backbone up to C2 stay")
@@ -126,7 +129,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     model.add_argument(
         "--start",
         metavar="MODEL|PARAMS",
-        help="start from a model of that backbone that has weights, or from a file: that of the phase before",
+        help="start from a model of that backbone that has weights, whose --channels, --k0 and --roi-scale are then "
+        "the default, or from a file: that of the phase before",
     )
     model.add_argument("--facts-of", metavar="NAME", help="model with whose mean and std the weights in the file were")
     data = parser.add_argument_group("data")
@@ -171,11 +175,18 @@ def parse_args(argv=None) -> argparse.Namespace:
     for name, value in PHASES[args.phase].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    started = model_facts(args.start) if args.start in list_models() else None
+    own = started.options if started and started.system == "maskface" else {}
+    for name, value in {"channels": None, "k0": 3.0, "roi_scale": 1.0}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, own.get(name, value))
     if args.frozen and not (args.start or args.pretrained_base or args.resume):
         parser.error("random weights cannot stay as they are: give --start, --pretrained-base or --no-frozen")
     idle = {name: phases for name, phases in ONLY_IN.items() if args.phase not in phases}
     reasons = idle_view_flags(args) if args.phase == "both" else {}
     reasons |= {name: f"it counts with --phase {' or '.join(idle[name])}" for name in idle}
+    if not args.keypoints:
+        reasons |= dict.fromkeys(("k0", "roi_scale", "lambda_kp"), "it counts with a keypoint head")
     refuse_flags(parser, argv, reasons)
     return args
 
@@ -234,9 +245,10 @@ class Losses:
 
     watched = ("proposals",)
 
-    def __init__(self, args: argparse.Namespace):
-        map_hw = (KeypointHead.MAP_SIDE,) * 2
-        self.choose = ProposalTargets(map_hw, roi_scale=args.roi_scale, max_proposals=args.max_proposals)
+    def __init__(self, args: argparse.Namespace, net):
+        map_hw, head = (KeypointHead.MAP_SIDE,) * 2, net.network.keypoint_head
+        roi_scale = head.widen.scale if head is not None else 1.0
+        self.choose = ProposalTargets(map_hw, roi_scale=roi_scale, max_proposals=args.max_proposals)
         self.anchors = FocalLoss(smooth_at=args.smooth_at)
         self.points = KeypointMaskLoss(map_hw, weight=args.lambda_kp)
         for block in (self.anchors, self.points):
@@ -295,7 +307,7 @@ def validator(args: argparse.Namespace, num_points: int):
         boxes = detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size)
         parts.append(lambda net: boxes(BoxesAlone(net)))
     if args.val_points:
-        samples = FaceJsonLines(args.val_points, args.images).samples
+        samples = FaceJsonLines(args.val_points, images_of(args, args.val_points)).samples
         parts.append(landmark_validator(samples, args.val_size, args.norm))
 
     def evaluate(net) -> dict[str, float]:
@@ -314,7 +326,7 @@ def main(argv=None) -> None:
     seed_everything(config.seed)
     net = build_net(args)
     net.hybridize(static_alloc=True)
-    losses = Losses(args)
+    losses = Losses(args, net)
     evaluate, best_key = validator(args, net.num_points)
     engine = Engine(
         net,

@@ -41,6 +41,7 @@ __all__ = [
     "errors_in_squares",
     "found_points",
     "idle_view_flags",
+    "images_of",
     "landmark_figures",
     "landmark_validator",
     "load_start",
@@ -68,6 +69,14 @@ def add_points_arguments(group) -> None:
     group.add_argument("--points-sources", nargs="+", metavar="NAME", help="take these sources of --train-points only")
 
 
+def images_of(args: argparse.Namespace, path: str) -> str | None:
+    """Folder of the photos of some annotations: ``--images``; None, beside them, where they lie in another folder than
+    ``--train``.
+    """
+    elsewhere = args.train and not Path(path).parent.samefile(Path(args.train).parent)
+    return None if elsewhere else args.images
+
+
 def training_samples(args: argparse.Namespace) -> tuple[list[FaceSample], list[FaceSample]]:
     """Photos to learn from: those labelled completely, none without ``--train``, and those of `label_points_only`.
 
@@ -79,9 +88,7 @@ def training_samples(args: argparse.Namespace) -> tuple[list[FaceSample], list[F
     complete = FaceJsonLines(args.train, args.images, args.sources).samples if args.train else []
     partial = []
     for path in args.train_points or ():
-        # Annotations that lie somewhere else than --train have their photos beside them.
-        elsewhere = args.train and not Path(path).parent.samefile(Path(args.train).parent)
-        partial += FaceJsonLines(path, None if elsewhere else args.images).samples
+        partial += FaceJsonLines(path, images_of(args, path)).samples
     if args.train_points and args.points_sources:
         missing = sorted(set(args.points_sources) - {sample.source for sample in partial})
         if missing:
@@ -385,7 +392,7 @@ def square_validator(samples: list[FaceSample], size: int, num_points: int) -> C
     def points_of(faces: FaceLabels) -> np.ndarray:
         return labelled_points(faces, num_points)
 
-    labelled = [sample for sample in samples if np.isfinite(points_of(sample.faces)).any()]
+    labelled = [one for one in samples if np.isfinite(points_of(one.faces[~one.faces.ignore])).any()]
     if not labelled:
         raise DataError(f"--val-points: expected faces with {num_points} points, found none in {len(samples)} photos")
     return lambda net: {"nme_in_boxes": float(errors_in_squares(net, labelled, size, points_of).mean())}

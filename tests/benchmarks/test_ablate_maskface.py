@@ -54,11 +54,12 @@ def test_a_row_measures_the_net_that_its_run_trains(module):
     spec = importlib.util.spec_from_file_location("train_maskface", ROOT / "train" / "train_maskface.py")
     training = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(training)
-    args = module.parse_args(words_of("o"))
+    args = module.parse_args(words_of("o", "--roi-scale", "1.25"))
     for row in module.ROWS:
         flags = training.parse_args(module.flags_of(args, row, 1))
         given = {name: getattr(flags, name) for name in ("context", "keypoints", "k0")}
         assert given == {"context": True, "keypoints": True, "k0": 3, **row.options}
+        assert flags.roi_scale == (1.25 if flags.keypoints else 1)
         assert flags.phase == "both" and flags.start == args.start
 
 
@@ -106,7 +107,14 @@ def test_runs_are_made_once_and_one_that_fails_leaves_the_others(module, tmp_pat
 
 
 def summary(module, measured, rows):
-    common = {"model": MODEL, "channels": None, "start": "retinaface_mobilenet0.25_mask", "epochs": 6, "minutes": 30}
+    common = {
+        "model": MODEL,
+        "channels": None,
+        "roi_scale": 1.3,
+        "start": "retinaface_mobilenet0.25_mask",
+        "epochs": 6,
+        "minutes": 30,
+    }
     domains = {"detection": "streets", "points": "portraits"}
     rows = module.summarise(rows, [1, 2], measured, 6)
     return {**common, "seeds": [1, 2], "size": 640, "domains": domains, "rows": rows}

@@ -41,6 +41,11 @@ def test_faces_without_a_mesh_are_refused(draw):
             draw.draw(np.zeros((*SIZE_HW, 3), np.uint8), faces)
 
 
+def test_faces_whose_meshes_give_no_pose_are_refused(draw):
+    with pytest.raises(InputError, match="expected faces whose meshes give a pose"):
+        draw.draw(np.zeros((*SIZE_HW, 3), np.uint8), face().with_(pose=None))
+
+
 def test_the_picture_is_of_the_astronaut_and_goes_where_asked(draw, tmp_path, monkeypatch, capsys):
     photo = np.full((*SIZE_HW, 3), 90, np.uint8)
     monkeypatch.setattr(draw, "astronaut", lambda: photo)

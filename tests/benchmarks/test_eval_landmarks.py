@@ -503,6 +503,16 @@ def test_the_points_of_kpnet_are_read_in_squares_about_the_labelled_boxes(script
     assert f"in squares about labelled boxes, size {size or 256}, one pass" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--score-thresh=.5", "--match-iou=.4"])
+def test_in_labelled_boxes_kpnet_has_no_threshold_and_no_overlap_to_ask_for(script, tmp_path, flag):
+    weights = tmp_path / "kpnet.params"
+    random_net("kpnet_drnet_fc26").save_parameters(str(weights))
+    words = ["--model", "kpnet_drnet_fc26", "--weights", str(weights), "--data", "x.jsonl", flag]
+    module = script("eval_landmarks")
+    with pytest.raises(InputError, match="go with --end-to-end: in labelled boxes kpnet_drnet_fc26 finds every face"):
+        module.build_predictor("kpnet_drnet_fc26", module.parse_args(words))
+
+
 def test_end_to_end_a_size_is_of_the_photos_not_of_the_squares_beside_them(script, tmp_path):
     pytest.importorskip("mxnet")
     weights = tmp_path / "kpnet.params"

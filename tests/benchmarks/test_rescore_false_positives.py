@@ -200,7 +200,9 @@ def test_weights_of_a_file_go_to_their_own_detector_and_are_called_by_their_run(
     baseline, model = (module.flags_of(args, one) for one in (args.baseline, *args.model))
     assert (baseline.model, baseline.weights, baseline.facts_of) == ("plain", None, None)
     assert (model.model, model.weights, model.facts_of) == ("mesh", "runs/all-1/last.params", "start")
-    assert [module.name_of(one) for one in ("mesh", *args.model)] == ["mesh", "mesh (all-1/last.params)"]
+    assert module.names_of(["mesh", *args.model]) == ["mesh", "mesh (all-1/last.params)"]
+    runs = [f"mesh=runs/{row}/seed1/last.params" for row in ("points", "all")]
+    assert module.names_of(runs) == [f"mesh ({row}/seed1/last.params)" for row in ("points", "all")]
 
 
 def test_a_row_of_an_ablation_is_told_by_its_file_and_the_options_it_was_trained_with(module):
@@ -209,7 +211,7 @@ def test_a_row_of_an_ablation_is_told_by_its_file_and_the_options_it_was_trained
     flags = module.flags_of(args, args.baseline)
     assert (flags.model, flags.weights) == ("mesh", "runs/cascade-1/last.params")
     assert (flags.mesh, flags.deformable, flags.cascade, flags.k0) == ("no", "yes", None, 3)
-    assert module.name_of(row) == "mesh (cascade-1/last.params, mesh=no, deformable=yes, k0=3)"
+    assert module.names_of([row]) == ["mesh (cascade-1/last.params, mesh=no, deformable=yes, k0=3)"]
     assert module.without_folders([row.replace("runs", "/home/runs")]) == [
         "mesh=last.params,mesh=no,deformable=yes,k0=3"
     ]

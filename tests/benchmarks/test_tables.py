@@ -323,6 +323,9 @@ def test_points_in_labelled_squares_are_told_with_the_size_of_the_photos(script,
     card.write_text("<!-- begin:figures -->\n<!-- end:figures -->\n")
     script("make_tables").main(["--root", str(project)])
     assert f"| {HELEN} | in squares about labelled boxes, long side 192 | interocular | 4.10 % |" in card.read_text()
+    aligned = script("make_tables").aligned
+    words = [aligned(result | {"size": size}) for size in ("stored", "480x640")]
+    assert words == [f"in squares about labelled boxes, {size}" for size in ("stored size", "canvas 480x640")]
 
 
 def test_pose_stands_beside_what_knowing_nothing_gives(script, project):

@@ -117,6 +117,23 @@ def test_every_phase_and_row_leaves_weights_of_its_net(script, drawn, tmp_path, 
     net.load_parameters(tmp_path / "last.params")
 
 
+def test_the_margin_about_boxes_is_one_for_net_and_targets_and_comes_with_weights_to_start_from(script):
+    words = ["--train", "x", "--phase", "both", "--model", DENSE]
+    shipped = model_facts("maskface_mobilenetv2_1.0_fc26").options
+    for more, scale, k0 in (
+        (["--no-frozen"], 1, 3),
+        (["--no-frozen", "--roi-scale", "1.2", "--k0", "2"], 1.2, 2),
+        (["--model", "maskface_mobilenetv2_1.0_fc26", "--start", "maskface_mobilenetv2_1.0_fc26"], 1.3, 3),
+        (["--start", "maskface_mobilenetv2_1.0_fc26", "--roi-scale", "1.1"], 1.1, 3),
+    ):
+        args = script.parse_args([*words, *more])
+        assert (args.roi_scale, args.k0) == (scale, k0)
+        assert args.channels == (shipped["channels"] if "--start" in more else None)
+    args = script.parse_args([*words, "--no-frozen", "--channels", "8", "--roi-scale", "1.2"])
+    net = script.build_net(args)
+    assert net.network.keypoint_head.widen.scale == script.Losses(args, net).choose.roi_scale == 1.2
+
+
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(script, drawn, tmp_path):
     common = ("--lr", "1e-2", "--ema-decay", "0.9", "--accumulate", "2", "--phase", "landmarks")
     common = (*common, "--face-range", "30", "50")
@@ -305,7 +322,7 @@ def step(script, drawn, tmp_path):
             rows.append(targets.encode_labels(FaceLabels(np.array([box], np.float32), landmarks5=points)))
         images = np.random.default_rng(0).integers(0, 255, (len(rows), 64, 64, 3), dtype=np.uint8)
         (batch,) = NormalisedBatches([(images, *map(np.stack, zip(*rows)))], script.positive_anchors)
-        return args, net, script.Losses(args), batch
+        return args, net, script.Losses(args, net), batch
 
     return made
 

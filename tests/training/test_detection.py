@@ -29,6 +29,7 @@ from gluonface.training.detection import (
     errors_in_squares,
     found_points,
     idle_view_flags,
+    images_of,
     landmark_validator,
     load_start,
     square_validator,
@@ -335,6 +336,9 @@ def test_points_in_squares_are_compared_with_each_faces_own_label(tmp_path):
     assert square_validator(samples, 96, 5)(net) == {"nme_in_boxes": pytest.approx(errors.mean())}
     with pytest.raises(DataError, match="--val-points: expected faces with 68 points, found none in 2 photos"):
         square_validator(samples, 96, 68)
+    ignored = FaceLabels(boxes[:1], landmarks5=points[:1], ignore=np.array([True]))
+    with pytest.raises(DataError, match="--val-points: expected faces with 5 points, found none in 1 photos"):
+        square_validator([FaceSample(str(path), (96, 96), ignored)], 96, 5)
 
 
 def test_flags_of_views_that_count_beside_others_only_are_idle_without_them():
@@ -342,3 +346,11 @@ def test_flags_of_views_that_count_beside_others_only_are_idle_without_them():
     assert set(idle_view_flags(argparse.Namespace(**views))) == {"face_sizes", "face_size_weights", "max_degrees"}
     assert set(idle_view_flags(argparse.Namespace(**views | {"face_prob": 0.1}))) == {"max_degrees"}
     assert idle_view_flags(argparse.Namespace(face_prob=0.1, rotate=0.1)) == {}
+
+
+def test_annotations_in_another_folder_than_the_training_file_have_their_photos_beside_them(tmp_path):
+    (tmp_path / "aflw").mkdir()
+    args = argparse.Namespace(train=str(tmp_path / "train.jsonl"), images="photos")
+    assert images_of(args, str(tmp_path / "val.jsonl")) == "photos"
+    assert images_of(args, str(tmp_path / "aflw" / "val.jsonl")) is None
+    assert images_of(argparse.Namespace(train=None, images="photos"), str(tmp_path / "aflw" / "x.jsonl")) == "photos"
