@@ -1093,7 +1093,9 @@ def test_a_net_of_gluoncv_also_works_channels_first():
 @pytest.mark.parametrize("name", list_models(pretrained=True))
 def test_a_trained_net_gives_what_mxnet_gives(name):
     if model_facts(name).task == "detection":
-        net, size = get_model(name, pretrained=True, score_thresh=1e-4), 128
+        # MaskFace's points of hundreds of such boxes would take minutes.
+        few = {"post_nms": 8} if model_facts(name).system == "maskface" else {}
+        net, size = get_model(name, pretrained=True, score_thresh=1e-4, **few), 128
     else:
         net, size = get_model(name, pretrained=True, size=64), 64
     compare(net, (1, 3, size, size))
