@@ -66,6 +66,7 @@ from gluonface.training.detection import (
     idle_view_flags,
     images_of,
     load_start,
+    merged_validator,
     square_validator,
     training_samples,
     training_views,
@@ -86,8 +87,10 @@ PAPER = TrainConfig(
 )
 
 #: Flags of crops, and why they do nothing beside --whole-photos.
-OF_CROPS = ("crop_ratios", "face_prob", "face_sizes", "face_size_weights", "rotate", "max_degrees", "quarter_turns")
-OF_CROPS += ("degrade",)
+OF_CROPS = (
+    *("crop_ratios", "face_prob", "face_sizes", "face_size_weights"),
+    *("rotate", "max_degrees", "quarter_turns", "degrade"),
+)
 _WHOLE = "--whole-photos takes each photo as it is"
 #: What names of parameters begin with whose shapes follow from the number of points or how they are read: they begin
 #: anew where --start has others.
@@ -335,14 +338,8 @@ def validator(args: argparse.Namespace, num_points: int) -> dict:
     if args.val_points:
         samples = FaceJsonLines(args.val_points, images_of(args, args.val_points)).samples
         parts.append(square_validator(samples, args.val_size, num_points))
-    if not parts:
-        return {}
-
-    def evaluate(net) -> dict[str, float]:
-        return {key: value for part in parts for key, value in part(net).items()}
-
     best = {"best_key": "ap50"} if args.val else {"best_key": "nme_in_boxes", "best_mode": "min"}
-    return {"evaluate": evaluate, **best}
+    return {"evaluate": merged_validator(parts), **best} if parts else {}
 
 
 def main(argv=None) -> None:

@@ -70,6 +70,7 @@ from gluonface.training.detection import (
     images_of,
     landmark_validator,
     load_start,
+    merged_validator,
     training_samples,
     training_views,
 )
@@ -310,12 +311,9 @@ def validator(args: argparse.Namespace, num_points: int):
         samples = FaceJsonLines(args.val_points, images_of(args, args.val_points)).samples
         parts.append(landmark_validator(samples, args.val_size, args.norm))
 
-    def evaluate(net) -> dict[str, float]:
-        return {key: value for part in parts for key, value in part(net).items()}
-
     # A missed face counts in the AUC, not in the NME.
     by_points = args.val_points and (args.phase == "landmarks" or not args.val)
-    return (evaluate, "auc" if by_points else "ap50") if parts else (None, None)
+    return (merged_validator(parts), "auc" if by_points else "ap50") if parts else (None, None)
 
 
 def main(argv=None) -> None:

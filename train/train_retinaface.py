@@ -52,6 +52,7 @@ from gluonface.training.detection import (
     detection_validator,
     idle_view_flags,
     load_start,
+    merged_validator,
     training_samples,
     training_views,
 )
@@ -292,11 +293,7 @@ def validator(args: argparse.Namespace, topology: MeshTopology | None):
     if args.val_mesh and topology is not None:
         posed = FaceJsonLines(args.val_mesh, args.images, meshes=args.mesh, topology=topology).samples
         tests.append(mesh_validator(posed, args.val_size, topology.nose_tip))
-
-    def evaluate(net) -> dict[str, float]:
-        return {key: value for test in tests for key, value in test(net).items()}
-
-    return evaluate if tests else None
+    return merged_validator(tests)
 
 
 def main(argv=None) -> None:

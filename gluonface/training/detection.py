@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -45,6 +45,7 @@ __all__ = [
     "landmark_figures",
     "landmark_validator",
     "load_start",
+    "merged_validator",
     "square_validator",
     "training_samples",
     "training_views",
@@ -267,6 +268,15 @@ class BoxesAlone:
         with x.ctx:
             cls_preds, box_preds, *_ = self.net.network(x)
             return self.net.find_boxes(mx.nd, x, cls_preds, box_preds)
+
+
+def merged_validator(parts: Sequence[Callable]) -> Callable | None:
+    """``evaluate(net)``: what all of the parts give; None where there are none."""
+
+    def evaluate(net) -> dict[str, float]:
+        return {key: value for part in parts for key, value in part(net).items()}
+
+    return evaluate if parts else None
 
 
 def detection_validator(samples: list[FaceSample], size: int) -> Callable:
