@@ -5,12 +5,13 @@ r"""The ablations of the MaskFace paper (sections 3.1, 3.2 and 4.4, Table 6) on 
         -- --train facedata/det_train.jsonl --train-points facedata/lmk_train.jsonl --points-sources ytf \
            --cache bytes --worker-kind thread --data-shape 256 --batch-size 16
 
-What follows the ``--`` goes to train/train_maskface.py as it is, the same for all rows; unless it says otherwise, boxes
-and points are learnt at once (--phase both). Each row and seed is a run of that script: all start from the weights of
-one detector (--start), go over the photos --epochs times, and the learning rate falls along a cosine, since short runs
-have no time for standstills. A row is the paper's net but for one thing: the level k0 that points of a face of 224
-pixels are looked for in (section 4.4), no context modules, no keypoint head (Table 6), another weight of the points'
-loss (section 3.1), no low-quality matches (section 3.2).
+What follows the ``--`` goes to train/train_maskface.py as it is, the same for all rows, but --max-proposals, which goes
+to those with a keypoint head; unless it says otherwise, boxes and points are learnt at once (--phase both). Each row
+and seed is a run of that script: all start from the weights of one detector (--start), go over the photos --epochs
+times, and the learning rate falls along a cosine, since short runs have no time for standstills. A row is the paper's
+net but for one thing: the level k0 that points of a face of 224 pixels are looked for in (section 4.4), no context
+modules, no keypoint head (Table 6), another weight of the points' loss (section 3.1), no low-quality matches (section
+3.2).
 
 A run has --minutes at most. One that the time cuts short keeps the figures it got, is said to be cut short, and is not
 compared. Runs that were made are not made again, and what was stopped goes on where it was. Rows are made seed by seed,
@@ -49,6 +50,7 @@ from ablation import (
     runs_of,
     schedule,
     shown_keys,
+    split_flags,
     summary_of,
     tabulate,
 )
@@ -75,6 +77,8 @@ OWN_FLAGS = {
     *(f"--{no}{name}" for name in ("context", "keypoints", "low-quality") for no in ("", "no-")),
     *("--epochs", "--seed", "--resume", "--save-prefix", "--max-minutes"),
 }
+#: Flag of it that is refused without a keypoint head: passed on, it goes to the rows with one.
+POINTS_FLAGS = ("--max-proposals",)
 #: Figures of a run that are compared: key -> words, factor, decimals.
 COMPARED = {
     "ap50": ("AP@0.5, %", 100, 2),
@@ -171,13 +175,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
     """Of the training script; what the user passes on wins over the schedule, not over the row."""
+    points = row.options.get("keypoints", True)
     return [
         "--phase=both",
         *schedule(args),
-        *args.flags,
+        *(args.flags if points else split_flags(args.flags, POINTS_FLAGS)[1]),
         *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
         *([f"--channels={args.channels}"] if args.channels else []),
-        *([f"--roi-scale={args.roi_scale:g}"] if row.options.get("keypoints", True) else []),
+        *([f"--roi-scale={args.roi_scale:g}"] if points else []),
         *row.flags,
     ]
 

@@ -7,7 +7,8 @@ r"""The ablation of the RetinaFace paper (Table 1) on data at hand, and what poi
            --cache bytes --worker-kind thread --data-shape 256 --batch-size 16 --optimizer adam --lr 1e-3 --wd 1e-5
 
 What follows the ``--`` goes to train/train_retinaface.py as it is, the same for all rows, but --mesh-weight and
---val-mesh, which go to those with a mesh. Each row and seed is a run of that script: all start from the backbone of one
+--val-mesh, which go to those with a mesh, and --positive-iou and --negative-iou, of the first of two heads, which go to
+those with a cascade. Each row and seed is a run of that script: all start from the backbone of one
 detector (--start), go over the photos --epochs times, and the learning rate falls along a cosine, since short runs have
 no time for steps. Rows as in the paper: class and box alone, + deformable convolution, + cascade; on top of these five
 points, the vertices of a mesh, vertices and the lengths of edges, and all at once. A task that a row leaves out has no
@@ -56,6 +57,7 @@ from ablation import (
     runs_of,
     schedule,
     shown_keys,
+    split_flags,
     summary_of,
     tabulate,
     trained_net,
@@ -85,8 +87,9 @@ OWN_FLAGS = {
     *("--model", "--start", "--start-insightface", "--deformable", "--no-cascade", "--landmark-weight"),
     *("--mesh", "--topology", "--edge-weight", "--epochs", "--seed", "--resume", "--save-prefix", "--max-minutes"),
 }
-#: Flags of it that are refused where no mesh is learnt: passed on, they go to the rows with a mesh alone.
+#: Flags of it that are refused where no mesh is learnt, or without a cascade: passed on, they go to the rows with one.
 MESH_FLAGS = ("--mesh-weight", "--val-mesh")
+CASCADE_FLAGS = ("--positive-iou", "--negative-iou")
 #: Figures of a run that are compared: key -> words, factor, decimals.
 COMPARED = {
     "ap50": ("AP@0.5, %", 100, 2),
@@ -218,7 +221,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     learning = [row.folder for row in ROWS if row.mesh and (not args.rows or row.folder in args.rows)]
     if learning and not args.mesh:
         parser.error(f"give the meshes of the rows {', '.join(learning)} with --mesh, or leave these out with --rows")
-    of_meshes, _ = _split_flags(args.flags)
+    of_meshes, _ = split_flags(args.flags, MESH_FLAGS)
     if of_meshes and not learning:
         parser.error(f"{', '.join(of_meshes)}: none of the rows {', '.join(args.rows)} learns a mesh")
     return args
@@ -237,23 +240,15 @@ def rows_of(args: argparse.Namespace) -> tuple[Row, ...]:
 
 def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
     """Of the training script; what the user passes on wins over the schedule, not over the row."""
+    idle = (() if row.mesh else MESH_FLAGS) + (() if row.cascade else CASCADE_FLAGS)
     return [
         *schedule(args),
-        *(args.flags if row.mesh else _split_flags(args.flags)[1]),
+        *split_flags(args.flags, idle)[1],
         *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
         *row.flags,
         *([f"--mesh={args.mesh}"] if row.mesh else []),
         *([f"--topology={args.topology}"] if row.mesh and args.topology else []),
     ]
-
-
-def _split_flags(flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags passed on: those of `MESH_FLAGS` that are given, and the words of all others."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="%(prog)s [options] -- FLAGS")
-    for flag in MESH_FLAGS:
-        parser.add_argument(flag, dest=flag)
-    given, others = parser.parse_known_args(list(flags))
-    return [flag for flag, value in vars(given).items() if value is not None], others
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------------

@@ -103,6 +103,15 @@ def parse_with_passed_on(
     return args
 
 
+def split_flags(flags: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of flags passed on: those of ``names``, which take a value each, that are given, and the words of all others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="%(prog)s [options] -- FLAGS")
+    for name in names:
+        parser.add_argument(name, dest=name)
+    given, others = parser.parse_known_args(list(flags))
+    return [name for name, value in vars(given).items() if value is not None], others
+
+
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 

@@ -187,7 +187,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     reasons = idle_view_flags(args) if args.phase == "both" else {}
     reasons |= {name: f"it counts with --phase {' or '.join(idle[name])}" for name in idle}
     if not args.keypoints:
-        reasons |= dict.fromkeys(("k0", "roi_scale", "lambda_kp"), "it counts with a keypoint head")
+        reasons |= dict.fromkeys(("k0", "roi_scale", "lambda_kp", "max_proposals"), "it counts with a keypoint head")
     refuse_flags(parser, argv, reasons)
     return args
 

@@ -43,6 +43,7 @@ from gluonface.training.detection import (
     anchor_targets,
     detection_validator,
     idle_view_flags,
+    images_of,
     load_start,
     training_samples,
     training_views,
@@ -237,7 +238,7 @@ class LearnedWeights(Observer):
 def validator(args: argparse.Namespace):
     """AP on ``--val`` and pose error on ``--val-pose``."""
     detection = detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size) if args.val else None
-    posed = FaceJsonLines(args.val_pose, args.images).samples if args.val_pose else []
+    posed = FaceJsonLines(args.val_pose, images_of(args, args.val_pose)).samples if args.val_pose else []
 
     def evaluate(net) -> dict[str, float]:
         figures = detection(net) if detection else {}

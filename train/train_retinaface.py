@@ -51,6 +51,7 @@ from gluonface.training.detection import (
     anchor_targets,
     detection_validator,
     idle_view_flags,
+    images_of,
     load_start,
     merged_validator,
     training_samples,
@@ -128,6 +129,9 @@ def _idle_flags(args: argparse.Namespace) -> dict[str, str]:
         why = f"{args.model} has no mesh; those that have are called retinaface_<backbone>_mesh<V>_<dataset>"
         return dict.fromkeys(("mesh", *OF_MESHES, *OF_MESH_MODELS), why)
     idle = {"start_insightface": f"it counts for light models, and {args.model} has a mesh; give --start"}
+    if args.no_cascade:
+        why = "it counts for the first head of a cascade; the only one has --refined-positive-iou and -negative-iou"
+        idle |= dict.fromkeys(("positive_iou", "negative_iou"), why)
     if not args.mesh:
         idle |= dict.fromkeys(OF_MESHES, "it counts with --mesh; without, no mesh is learnt")
     return idle
@@ -291,8 +295,9 @@ def validator(args: argparse.Namespace, topology: MeshTopology | None):
     if args.val:
         tests.append(detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size))
     if args.val_mesh and topology is not None:
-        posed = FaceJsonLines(args.val_mesh, args.images, meshes=args.mesh, topology=topology).samples
-        tests.append(mesh_validator(posed, args.val_size, topology.nose_tip))
+        images = images_of(args, args.val_mesh)
+        posed = FaceJsonLines(args.val_mesh, images, meshes=args.mesh, topology=topology)
+        tests.append(mesh_validator(posed.samples, args.val_size, topology.nose_tip))
     return merged_validator(tests)
 
 

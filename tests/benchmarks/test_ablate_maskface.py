@@ -54,9 +54,10 @@ def test_a_row_measures_the_net_that_its_run_trains(module):
     spec = importlib.util.spec_from_file_location("train_maskface", ROOT / "train" / "train_maskface.py")
     training = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(training)
-    args = module.parse_args(words_of("o", "--roi-scale", "1.25"))
+    args = module.parse_args(words_of("o", "--roi-scale", "1.25", flags=("--max-proposals", "4", "--train", "x")))
     for row in module.ROWS:
         flags = training.parse_args(module.flags_of(args, row, 1))
+        assert flags.train == "x" and flags.max_proposals == (4 if flags.keypoints else 16)
         given = {name: getattr(flags, name) for name in ("context", "keypoints", "k0")}
         assert given == {"context": True, "keypoints": True, "k0": 3, **row.options}
         assert flags.roi_scale == (1.25 if flags.keypoints else 1)

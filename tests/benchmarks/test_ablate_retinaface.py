@@ -94,13 +94,15 @@ def test_what_the_user_passes_on_wins_over_the_schedule_and_not_over_the_row(mod
     assert not any(flag.startswith("--mesh") for flag in flags)
 
 
-def test_how_a_mesh_is_learnt_and_tested_is_passed_on_to_the_rows_that_have_one(module, training):
+def test_flags_of_a_mesh_and_of_a_cascade_are_passed_on_to_the_rows_that_have_one(module, training):
     shared = ["--train", "x", "--crop-ratios", ".5", "1", "--batch-size=4", "-j", "0", "--val", "w"]
-    given = [*shared[:5], "--mesh-weight", "0.5", *shared[5:6], "--val-mesh=v.jsonl", *shared[6:]]
+    of_rows = ["--mesh-weight", "0.5", "--val-mesh=v.jsonl", "--positive-iou=.6"]
+    given = [*shared[:5], *of_rows[:2], *shared[5:6], *of_rows[2:], *shared[6:]]
     args = module.parse_args(words_of("o", flags=given))
     for row in module.ROWS:
         read = training.parse_args(module.flags_of(args, row, 1))
         assert (read.mesh_weight, read.val_mesh) == ((0.5, "v.jsonl") if row.mesh else (1, None))
+        assert read.positive_iou == (0.6 if row.cascade else 0.7)
         assert (read.train, read.batch_size, read.num_workers, read.val) == ("x", 4, 0, "w")
         assert list(read.crop_ratios) == [0.5, 1]
     assert module.passed_on(args) == given

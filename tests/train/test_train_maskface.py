@@ -271,6 +271,7 @@ def test_photos_of_which_one_face_is_labelled_train_points_only(script, drawn, t
     [
         (("--frozen",), "random weights cannot stay as they are"),
         (("--phase", "dreams"), "invalid choice: 'dreams'"),
+        (("--no-keypoints", "--max-proposals", "4"), "--max-proposals does nothing here: it counts with a keypoint"),
     ],
 )
 def test_runs_that_could_not_learn_are_refused(script, drawn, tmp_path, capsys, words, said):

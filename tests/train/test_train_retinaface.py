@@ -223,6 +223,14 @@ def test_how_a_mesh_is_learnt_is_refused_where_none_is(script, meshed, tmp_path,
     script.parse_args(whole_arguments(meshed, tmp_path, "--mesh", "m.npz", *words.split()))
 
 
+@pytest.mark.parametrize("flag", ["--positive-iou", "--negative-iou"])
+def test_where_the_first_of_two_heads_learns_is_refused_with_one_head(script, meshed, tmp_path, capsys, flag):
+    with pytest.raises(SystemExit):
+        script.parse_args(whole_arguments(meshed, tmp_path, flag, ".6", "--no-cascade"))
+    assert f"{flag} does nothing here: it counts for the first head of a cascade" in capsys.readouterr().err
+    script.parse_args(whole_arguments(meshed, tmp_path, flag, ".6"))
+
+
 def test_a_model_with_a_mesh_does_not_start_from_another_kind_of_checkpoint(script, meshed, tmp_path, capsys):
     other = ("--start-insightface", "mnet.25-0000.params")
     with pytest.raises(SystemExit):
