@@ -28,6 +28,7 @@ from gluonface.model_zoo.keypoint_detector import BOXES, SCORINGS
 from gluonface.model_zoo.kpnet import HEADS, READERS
 from gluonface.model_zoo.maskface import MaskFaceDetector
 from gluonface.model_zoo.mos import HEADS as MOS_HEADS
+from gluonface.model_zoo.retinaface_mesh import SCORINGS as CASCADE_SCORINGS
 from gluonface.training.detection import BoxesAlone
 from gluonface.tta import MAX_LONG_SIDE, SHORT_SIDES, detect_multiscale
 
@@ -45,7 +46,7 @@ DETECTOR_OPTIONS: dict[str, type | tuple[str, ...]] = {
     "reader": READERS,
     "head": (*HEADS, *MOS_HEADS),
     "boxes": BOXES,
-    "scoring": SCORINGS,
+    "scoring": tuple(dict.fromkeys((*SCORINGS, *CASCADE_SCORINGS))),
     "cascade": bool,
     "deformable": bool,
     "mesh": bool,

@@ -48,7 +48,8 @@ class ModelFacts:
         Of a landmark net, or a MaskFace detector: how its heatmaps are read best, see
         :func:`gluonface.decode.decode_heatmaps`.
     scoring : str
-        Of KPNet: what a face's score is that ranks faces best, see `gluonface.model_zoo.keypoint_detector.SCORINGS`.
+        Of KPNet and of a RetinaFace with a cascade: what a face's score is that ranks faces best, see
+        `gluonface.model_zoo.keypoint_detector.SCORINGS` and `gluonface.model_zoo.retinaface_mesh.SCORINGS`.
     score_thresh : float
         Score above which a detection is shown, by default.
     options : dict of str to float

@@ -180,10 +180,16 @@ def _detect_meshes(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:
     cls_preds, box_preds, landmark_preds, *rest = map(emitter.plain, graph.outputs)
     anchors, mesh, head = anchors_for(bucket.size_hw, net.spec), None, net.network.mesh_head
     if net.network.cascade:
+        if net.scoring != "second":
+            cls_preds = rest[-2] if net.scoring == "first" else _mean(emitter, cls_preds, rest[-2])
         anchors = mesh_heads.square_anchors(emitter, rest[-1], anchors)
     if head is not None:
         mesh = mesh_heads.Mesh(rest[0], _array_of(head.weight), _array_of(head.bias), head.per_cell)
     return heads.detections(emitter, cls_preds, box_preds, landmark_preds, anchors, **nms_of(net), more=mesh)
+
+
+def _mean(emitter: Emitter, a, b):
+    return emitter.call(relax.op.multiply(relax.op.add(a, b), emitter.constant(np.float32(0.5))))
 
 
 def _detect_boxes(emitter: Emitter, net, graph: Graph, bucket: Bucket) -> list:

@@ -1226,7 +1226,7 @@ def export_onnx(
 
     Its input is ``data`` (batch, 3, H, W), float32, RGB, normalised: ``(rgb / 255 - mean) / std``. What is known about
     the net is in the file's metadata: ``model``, ``task``, ``licence``, ``terms``, ``source_sha256``, ``mean``,
-    ``std``, ``colour_order``, ``size_hw``, ``scheme``.
+    ``std``, ``colour_order``, ``size_hw``, ``scheme``; of a cascade ``scoring``, the head whose scores count.
 
     Parameters
     ----------
@@ -1294,6 +1294,8 @@ def export_onnx(
         "size_hw": json.dumps([height, width]),
         "scheme": facts.scheme or str(getattr(net, "num_points", 5)),
     }
+    if isinstance(net, RetinaFaceMeshDetector) and net.network.cascade:
+        metadata["scoring"] = net.scoring
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     path = Path(out_path)

@@ -229,7 +229,7 @@ def get_model(
         Folder searched for weights before the package's own.
     nms_thresh, nms_topk, post_nms, score_thresh
         Of a detector, see :meth:`gluonface.model_zoo.detector.FaceDetector.set_nms`.
-    cascade, deformable, mesh
+    cascade, deformable, mesh, scoring
         Of a RetinaFace with a mesh, see :func:`gluonface.model_zoo.retinaface_mesh.retinaface_mesh`.
     head, deformable
         Of a MOS net, see :func:`gluonface.model_zoo.mos.mos`.

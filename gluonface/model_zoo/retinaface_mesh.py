@@ -8,7 +8,8 @@ cells (B, cells, C), of which those that hold a face give meshes (B, n, 3V).
 
 Where the paper is silent: the second context module looks at the output of the first, as in its authors' sources; the
 first head predicts class and box alone; a box that it has moved counts as the square of its centre and area, since eq.
-4 has one scale. Shared predictors are what makes the ResNet-50 net the paper's 155 MB: one for each level would add 40.
+4 has one scale; a face's score may be that of either head, or of both (`SCORINGS`). Shared predictors are what makes
+the ResNet-50 net the paper's 155 MB: one for each level would add 40.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 from .._compat import mx
 from ..decode import AnchorSpec
+from ..errors import InputError
 from ..facts import ModelFacts
 from ..nn.blocks import PartlyUsed
 from ..nn.coder import MeshDecoder, PointDecoder, SquareAnchors
@@ -30,6 +32,11 @@ from .backbone import Backbone
 from .detector import AnchorDetector
 
 nn = mx.gluon.nn
+
+#: What a face's score is where there are two heads: that of the mean of their logits, as Cascade R-CNN averages its
+#: stages (Cai and Vasconcelos 2018), which the paper follows there, or of one. The second head calls many more of the
+#: boxes about a face right, which it is to refine, and so may rank faces worse than the first.
+SCORINGS = ("mean", "first", "second")
 
 
 class RetinaFaceMeshNetwork(PartlyUsed, nn.HybridBlock):
@@ -111,12 +118,15 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
     network : RetinaFaceMeshNetwork
     spec : AnchorSpec
     facts : ModelFacts
+    scoring : str
+        One of `SCORINGS`; without a cascade there is one score.
     nms_thresh, nms_topk, post_nms, score_thresh
         See :meth:`AnchorDetector.set_nms`. A mesh is worked out for each of ``post_nms`` rows, faces or not.
     """
 
-    def __init__(self, network, spec: AnchorSpec, facts: ModelFacts, **nms: float):
+    def __init__(self, network, spec: AnchorSpec, facts: ModelFacts, *, scoring: str = "mean", **nms: float):
         super().__init__(network, spec, facts, **nms)
+        self.scoring = scoring
         with self.name_scope():
             self.square = SquareAnchors()
             self.decode_points = PointDecoder(self.num_points)
@@ -142,6 +152,7 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
         cls_preds, box_preds, landmark_preds, *rest = self.network(x)
         anchors = self.anchors(x)
         if self.network.cascade:
+            cls_preds = {"first": rest[-2], "second": cls_preds, "mean": (cls_preds + rest[-2]) / 2}[self.scoring]
             anchors = self.square(self.decode_boxes(rest[-1], anchors))
         scores = F.slice_axis(F.softmax(cls_preds, axis=-1), axis=-1, begin=1, end=2)
         boxes, points = self.decode_boxes(box_preds, anchors), self.decode_points(landmark_preds, anchors)
@@ -192,7 +203,7 @@ MODELS = [
     )
 ]
 #: What `retinaface_mesh` takes beside the settings of non-maximum suppression.
-OPTIONS = ("cascade", "deformable", "mesh")
+OPTIONS = ("cascade", "deformable", "mesh", "scoring")
 
 
 def parse(name: str) -> tuple[str, str, str] | None:
@@ -223,6 +234,7 @@ def retinaface_mesh(
     cascade: bool = True,
     deformable: bool | None = None,
     mesh: bool = True,
+    scoring: str | None = None,
     **nms: float,
 ) -> RetinaFaceMeshDetector:
     """Build the whole RetinaFace.
@@ -240,6 +252,8 @@ def retinaface_mesh(
         Deformable convolution in pyramid and context; by default as the paper has it in ResNets.
     mesh : bool
         False: class, box and five points alone.
+    scoring : {"mean", "first", "second"}, optional
+        What a face's score is, of the two heads of a cascade; by default as the facts say. See `SCORINGS`.
     **nms
         See :meth:`gluonface.model_zoo.detector.AnchorDetector.set_nms`.
 
@@ -247,10 +261,20 @@ def retinaface_mesh(
     -------
     RetinaFaceMeshDetector
         Not initialised, except for a pretrained backbone.
+
+    Raises
+    ------
+    InputError
+        An unknown scoring, or one of two heads for a net with one.
     """
+    if scoring is not None and not cascade:
+        raise InputError(f"{facts.name}: scoring chooses between the two heads of a cascade, and cascade is off")
+    scoring = facts.scoring if scoring is None else scoring
+    if scoring not in SCORINGS:
+        raise InputError(f"{facts.name}: expected scoring to be one of {', '.join(SCORINGS)}, got {scoring!r}")
     row = VARIANTS[facts.backbone]
     deformable = row.deformable if deformable is None else deformable
     base = Backbone(facts.backbone, pretrained=pretrained_base, root=root, early=True)
     vertices = num_vertices(facts.variant) if mesh else 0
     network = RetinaFaceMeshNetwork(base, row.channels, RETINAFACE_ANCHORS, vertices, cascade, deformable)
-    return RetinaFaceMeshDetector(network, RETINAFACE_ANCHORS, facts, **nms)
+    return RetinaFaceMeshDetector(network, RETINAFACE_ANCHORS, facts, scoring=scoring, **nms)

@@ -89,7 +89,7 @@ def test_a_row_of_kpnets_ablations_takes_its_weights_with_what_it_is(module, tmp
     ("name", "flags", "options"),
     [
         (MESHED, ("--cascade", "no", "--mesh", "no"), {"cascade": False, "mesh": False}),
-        (MESHED, ("--deformable", "yes"), {"deformable": True}),
+        (MESHED, ("--deformable", "yes", "--scoring", "second"), {"deformable": True, "scoring": "second"}),
         ("mos_mobilenet0.25_fc26", ("--head", "shared", "--deformable", "no"), {"head": "shared", "deformable": False}),
     ],
 )
@@ -105,6 +105,7 @@ def test_rows_of_other_ablations_take_their_weights_with_what_they_are(module, t
     for key, parameter in net._collect_params_with_prefix().items():
         found = built._collect_params_with_prefix()[key]
         np.testing.assert_array_equal(found.data().asnumpy(), parameter.data().asnumpy())
+    assert getattr(built, "scoring", None) == getattr(net, "scoring", None)
     with pytest.raises(WeightsError, match="do not fit"):
         module.build_detector(parsed(module, "--model", name, "--weights", path))
 

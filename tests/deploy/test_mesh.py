@@ -156,6 +156,15 @@ def test_deformable_convolution_in_the_anchors_themselves_finds_the_same_and_has
     assert_same(found, net, canvases[:1])
 
 
+@pytest.mark.parametrize("scoring", ["first", "second"])
+def test_scores_are_those_of_the_head_that_the_net_takes_them_from(whole, canvases, scoring):
+    net, row = whole(NAME.replace("468", "7"), scoring=scoring), find_target("native")
+    module, _ = build.lower(build.module_of(net, buckets_for(net, [SIZE]), row), row)
+    machine = tvm.relax.VirtualMachine(tvm.relax.build(module, target=row.tvm_target()), tvm.cpu())
+    found = [array.numpy() for array in machine["b1_64x96"](tvm.runtime.tensor(canvases[:1]))]
+    assert_same(found, net, canvases[:1])
+
+
 def test_a_net_without_mesh_has_the_outputs_of_any_detector(whole):
     net, row = whole(mesh=False), find_target("native")
     module = build.module_of(net, buckets_for(net, [SIZE]), row)

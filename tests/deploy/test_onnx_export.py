@@ -1012,7 +1012,9 @@ def test_a_net_with_pose_is_the_same_raw_and_whole(tmp_path, lively, options):
             np.testing.assert_allclose(found, array, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("options", [{"mesh": False}, {"cascade": False}, {"deformable": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"mesh": False}, {"cascade": False}, {"deformable": True}, {"scoring": "first"}], ids=str
+)
 def test_a_net_with_meshes_is_the_same_raw_and_whole(tmp_path, lively, options):
     net = lively("retinaface_mobilenet0.25_mesh468_widerface", (64, 96), **options)
     data = np.random.default_rng(1).normal(size=(1, 3, 64, 96)).astype(np.float32)
@@ -1026,6 +1028,8 @@ def test_a_net_with_meshes_is_the_same_raw_and_whole(tmp_path, lively, options):
         path = export_onnx(net, tmp_path / "net.onnx", size=(64, 96), whole=whole)
         model = onnx.load(path)
         assert [output.name for output in model.graph.output] == names[whole]
+        said = {entry.key: entry.value for entry in model.metadata_props}.get("scoring")
+        assert said == (options.get("scoring", "mean") if first else None)
         expected = [array.asnumpy() for array in (net if whole else net.network)(mx.nd.array(data))]
         for found, array in zip(run_onnx(model, {"data": data}), expected, strict=True):
             assert np.abs(array).max() > 0

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from gluonface.decode import decode_boxes, decode_points
 from gluonface.errors import InputError, ModelNotFoundError
 from gluonface.model_zoo import get_model, list_models, model_facts
 from gluonface.model_zoo.counting import count_parameters
+from gluonface.model_zoo.retinaface_mesh import retinaface_mesh
 from gluonface.pipeline import FaceAnalyzer
 from gluonface.targets import RETINAFACE_ANCHORS, square_anchors
 from gluonface.training.detection import load_start
@@ -75,7 +78,16 @@ def test_a_shifted_photo_gives_shifted_predictions():
 WHOLE = "retinaface_mobilenet0.25_mesh468_fc26"
 SMALL = "retinaface_mobilenet0.25_mesh5_fc26"
 SWITCHES = pytest.mark.parametrize(
-    "options", [{}, {"cascade": False}, {"mesh": False}, {"cascade": False, "mesh": False}], ids=str
+    "options",
+    [
+        {},
+        {"scoring": "first"},
+        {"scoring": "second"},
+        {"cascade": False},
+        {"mesh": False},
+        {"cascade": False, "mesh": False},
+    ],
+    ids=str,
 )
 
 
@@ -89,9 +101,12 @@ def made(name=SMALL, **options):
         if "head." in key:
             parameter.set_data(mx.nd.random.normal(0, 0.3 if "box" in key else 1.0, parameter.shape))
     # Logits up to 5, whatever the switches make of the maps: of larger ones the scores would be alike.
-    largest = np.abs(net.network(images())[0].asnumpy()).max()
-    for parameter in net.network.cls_head.collect_params().values():
-        parameter.set_data(parameter.data() * 5 / largest)
+    outputs = net.network(images())
+    heads = [(net.network.cls_head, outputs[0])]
+    heads += [(net.network.first_cls_head, outputs[-2])] if net.network.cascade else []
+    for head, logits in heads:
+        for parameter in head.collect_params().values():
+            parameter.set_data(parameter.data() * 5 / np.abs(logits.asnumpy()).max())
     return net
 
 
@@ -117,11 +132,21 @@ def test_models_with_a_mesh_are_listed_and_any_number_of_vertices_is_understood(
 
 
 def test_a_light_variant_has_none_of_the_switches():
-    for option in ("cascade", "mesh", "deformable"):
+    for option in ("cascade", "mesh", "deformable", "scoring"):
         with pytest.raises(InputError, match=f"has no {option}; its options are nms_thresh"):
             get_model("retinaface_mobilenet0.25_widerface", **{option: True})
     with pytest.raises(InputError, match="has no head; its options are .*cascade, deformable, mesh"):
         get_model(WHOLE, head="stitch")
+
+
+def test_scores_are_of_either_head_or_of_both_and_of_a_cascade_alone():
+    assert get_model(SMALL).scoring == "mean" and get_model(SMALL, scoring="first").scoring == "first"
+    with pytest.raises(InputError, match=f"{SMALL}: expected scoring to be one of mean, first, second, got 'third'"):
+        get_model(SMALL, scoring="third")
+    with pytest.raises(InputError, match=f"{SMALL}: scoring chooses between the two heads of a cascade"):
+        get_model(SMALL, scoring="mean", cascade=False)
+    facts = dataclasses.replace(model_facts(SMALL), scoring="second")
+    assert retinaface_mesh(facts).scoring == "second" and retinaface_mesh(facts, scoring="mean").scoring == "mean"
 
 
 @SWITCHES
@@ -146,13 +171,14 @@ def test_faces_are_decoded_in_the_boxes_of_the_first_head_and_have_the_mesh_of_t
     x = images()
     found = arrays(net(x))
     cls, box, landmark, *rest = net.network(x)
-    anchors = np.tile(net.anchors(x).asnumpy(), (2, 1, 1))
-    if net.network.cascade:
+    anchors, first_head = np.tile(net.anchors(x).asnumpy(), (2, 1, 1)), net.network.cascade
+    if first_head:
         first = decode_boxes(rest[-1].asnumpy(), anchors)
         np.testing.assert_allclose(net.first_boxes(x, rest[-1]).asnumpy(), first, rtol=1e-4, atol=1e-2)
         assert np.abs(first - anchors).max() > 5
         anchors = square_anchors(first)
-    scores = cls.softmax(axis=-1).asnumpy()[..., 1]
+    logits = {"mean": (cls + rest[-2]) / 2, "first": rest[-2], "second": cls}[net.scoring] if first_head else cls
+    scores = logits.softmax(axis=-1).asnumpy()[..., 1]
     boxes = np.stack([decode_boxes(b, a) for b, a in zip(box.asnumpy(), anchors)])
     points = np.stack([decode_points(p, a).reshape(-1, 10) for p, a in zip(landmark.asnumpy(), anchors)])
     if net.network.mesh_head is not None:
