@@ -20,8 +20,8 @@ from gluonface.data import FaceSample
 from gluonface.data.transforms.affine import Affine
 from gluonface.decode import KPNET_SCALES
 from gluonface.errors import DataError, InputError
-from gluonface.geometry import SOFT_NMS, box_iou
-from gluonface.metrics import best_proposals
+from gluonface.geometry import SOFT_NMS
+from gluonface.metrics import best_proposals, closest_proposals
 from gluonface.model_zoo import import_insightface, model_facts
 from gluonface.model_zoo.detector import AnchorDetector, FaceDetector
 from gluonface.model_zoo.keypoint_detector import BOXES, SCORINGS
@@ -399,18 +399,11 @@ def match_faces(
     """
     matched = []
     for sample, faces in zip(samples, detections):
-        if iou is not None:
+        if iou is None:
+            rows = closest_proposals(faces.boxes, sample.faces.boxes, least_iou)
+        else:
             rows = best_proposals(faces.boxes, faces.scores, sample.faces.boxes, iou)
-            matched.append(Found(faces[rows[rows >= 0]], np.flatnonzero(rows >= 0)))
-            continue
-        overlap = box_iou(sample.faces.boxes, faces.boxes)
-        pairs = []
-        while overlap.size and overlap.max() >= least_iou:
-            label, row = np.unravel_index(overlap.argmax(), overlap.shape)
-            pairs.append((label, row))
-            overlap[label], overlap[:, row] = -1, -1
-        labels, rows = np.array(sorted(pairs), int).reshape(-1, 2).T
-        matched.append(Found(faces[rows], labels))
+        matched.append(Found(faces[rows[rows >= 0]], np.flatnonzero(rows >= 0)))
     return matched
 
 

@@ -33,10 +33,9 @@ from gluonface.data.facejsonl import FaceJsonLines, attach_meshes
 from gluonface.data.loader import BatchLoader
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
 from gluonface.errors import InputError
-from gluonface.geometry import box_iou
 from gluonface.loss import AnchorLoss, FirstHeadLoss, MeshLoss
 from gluonface.mesh import MeshTopology, load_topology, topology_468
-from gluonface.metrics import evaluate_mesh
+from gluonface.metrics import closest_proposals, evaluate_mesh
 from gluonface.model_zoo import get_model, import_insightface, model_facts
 from gluonface.model_zoo.retinaface_mesh import num_vertices
 from gluonface.pipeline import FaceAnalyzer
@@ -278,11 +277,10 @@ def mesh_validator(samples: list[FaceSample], size: int, nose_tip: int):
         analyzer = FaceAnalyzer(net, size=size, score_thresh=0.02, batch_size=4)
         predicted = []
         for (_, labels), found in zip(labelled, analyzer.stream(path for path, _ in labelled)):
-            overlap = box_iou(labels.boxes, found.boxes)
-            hit = overlap.max(axis=1, initial=0) >= 0.5
+            rows = closest_proposals(found.boxes, labels.boxes)
             predicted.append(np.full(labels.mesh.shape, np.nan))
-            if hit.any():
-                predicted[-1][hit] = found.mesh[overlap[hit].argmax(axis=1)]
+            if (rows >= 0).any():  # where nothing was found there are no meshes to take any from
+                predicted[-1][rows >= 0] = found.mesh[rows[rows >= 0]]
         scores = evaluate_mesh(np.concatenate(predicted), truth, sizes, nose_tip)
         return {"mesh_nme": scores.xy, "mesh_nme_3d": scores.xyz, "mesh_missed": float(scores.missed)}
 

@@ -20,6 +20,7 @@ __all__ = [
     "area_under_ced",
     "best_proposals",
     "ced_curve",
+    "closest_proposals",
     "evaluate_landmarks",
     "label_sizes",
     "normalisers",
@@ -149,6 +150,30 @@ def best_proposals(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, iou
     if not fits.any():
         return np.full(len(fits), -1)
     return np.where(fits.any(axis=1), best_first[fits.argmax(axis=1)], -1)
+
+
+def closest_proposals(boxes: np.ndarray, truth: np.ndarray, iou: float = 0.5) -> np.ndarray:
+    """Which detection lies on each labelled face: the largest overlap first, each face and each detection once.
+
+    Parameters
+    ----------
+    boxes : ndarray (N, 4)
+    truth : ndarray (M, 4)
+        Labelled boxes.
+    iou : float
+        The least intersection over union.
+
+    Returns
+    -------
+    ndarray (M,) of int
+        Rows of ``boxes``, -1 for a face that was missed.
+    """
+    overlap, rows = box_iou(truth, boxes), np.full(len(truth), -1)
+    while overlap.size and overlap.max() >= iou:
+        label, row = np.unravel_index(overlap.argmax(), overlap.shape)
+        rows[label] = row
+        overlap[label], overlap[:, row] = -1, -1
+    return rows
 
 
 def point_errors(predicted: np.ndarray, truth: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from gluonface.metrics import (
     area_under_ced,
     best_proposals,
     ced_curve,
+    closest_proposals,
     evaluate_landmarks,
     label_sizes,
     normalisers,
@@ -233,7 +234,22 @@ def test_the_most_confident_of_the_detections_that_overlap_a_face_stands_for_it(
     assert best_proposals(boxes, scores, truth, 0.8).tolist() == [0, -1, -1]
 
 
+def test_each_face_and_each_detection_belongs_to_one_pair_the_largest_overlap_first():
+    truth = np.array([[0, 0, 10, 10], [2, 0, 12, 10], [50, 0, 60, 10.0]])
+    boxes = np.array([[50, 0, 60, 21], [0, 0, 10, 10], [2, 0, 12, 13.0]])
+    assert closest_proposals(boxes, truth).tolist() == [1, 2, -1]  # of the last face 10/21 are overlapped
+    assert closest_proposals(boxes, truth, 0.4).tolist() == [1, 2, 0]
+    assert closest_proposals(boxes[:2], truth).tolist() == [
+        1,
+        -1,
+        -1,
+    ]  # 8/12 with the second, which may not have it, too
+    assert closest_proposals(boxes[2:], truth).tolist() == [-1, 0, -1]
+
+
 def test_without_detections_all_faces_are_missed_and_without_faces_none():
+    for boxes, truth in ((np.zeros((0, 4)), np.zeros((2, 4))), (np.ones((1, 4)), np.zeros((0, 4)))):
+        assert closest_proposals(boxes, truth).tolist() == [-1] * len(truth)
     assert best_proposals(np.zeros((0, 4)), np.zeros(0), np.array([[0, 0, 1, 1.0]]), 0.3).tolist() == [-1]
     assert best_proposals(np.array([[0, 0, 1, 1.0]]), np.ones(1), np.zeros((0, 4)), 0.3).shape == (0,)
 
