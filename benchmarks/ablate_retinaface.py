@@ -8,27 +8,28 @@ r"""The ablation of the RetinaFace paper (Table 1) on data at hand, and what poi
 
 What follows the ``--`` goes to train/train_retinaface.py as it is, the same for all rows, but --mesh-weight and
 --val-mesh, which go to those with a mesh, and --positive-iou and --negative-iou, of the first of two heads, which go to
-those with a cascade. Each row and seed is a run of that script: all start from the backbone of one
-detector (--start), go over the photos --epochs times, and the learning rate falls along a cosine, since short runs have
-no time for steps. Rows as in the paper: class and box alone, + deformable convolution, + cascade; on top of these five
-points, the vertices of a mesh, vertices and the lengths of edges, and all at once. A task that a row leaves out has no
-weight; photos of --train-points teach such a row nothing, but are in its batches, so that all rows are updated as
-often. Deformable convolution is slow on processors: --no-deformable leaves it out of the rows below its own, and the
-cascade is then compared with the baseline.
+those with a cascade. Each row and seed is a run of that script: all start from the backbone of one detector (--start),
+go over the photos --epochs times, and the learning rate falls along a cosine, since short runs have no time for steps.
+Rows as in the paper: class and box alone, + deformable convolution, + cascade; on top of these five points, the
+vertices of a mesh, vertices and the lengths of edges, and all at once. A task that a row leaves out has no weight;
+photos of --train-points teach such a row nothing, but are in its batches, so that all rows are updated as often.
+Deformable convolution is slow on processors: --no-deformable leaves it out of the rows below its own, and the cascade
+is then compared with the baseline.
 
 A run has --minutes at most. One that the time cuts short keeps the figures it got, is said to be cut short, and is not
 compared. Runs that were made are not made again, and what was stopped goes on where it was. Rows are made seed by seed,
 so that a table with fewer seeds is there early; --collect tabulates what is there.
 
 The last weights (their moving average, with --ema-decay) are measured: average precision on --det-val, and there the
-scores of the false positives (Figure 6); on --points-val, of the labelled faces that were found, the error of the five
-points, and that of the vertices, in space and of their depth from the tip of the nose, over the size of the box (the
-words are those of eval_detection.py and eval_mesh.py). False positives are what average precision takes for such at an
-IoU of .5; the highest ones count, one a photo on average, so that a net that gives more boxes of low score looks no
-better for it. The table says with which row each is compared; with everything learnt, the error of the five points is
-compared with that of points alone, and those of vertices with the mesh alone, since the row that it is compared with
-otherwise has none of them: the cell says so. A difference counts only where it is larger than twice its standard error
-over the seeds; with two seeds that is a coarse measure, and the table says "within the spread" otherwise.
+scores of the false positives (Figure 6), of a cascade's first or second head or the mean (--scoring); on --points-val,
+of the labelled faces that were found, the error of the five points, and that of the vertices, in space and of their
+depth from the tip of the nose, over the size of the box (the words are those of eval_detection.py and eval_mesh.py).
+False positives are what average precision takes for such at an IoU of .5; the highest ones count, one a photo on
+average, so that a net that gives more boxes of low score looks no better for it. The table says with which row each is
+compared; with everything learnt, the error of the five points is compared with that of points alone, and those of
+vertices with the mesh alone, since the row that it is compared with otherwise has none of them: the cell says so. A
+difference counts only where it is larger than twice its standard error over the seeds; with two seeds that is a coarse
+measure, and the table says "within the spread" otherwise.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ from gluonface.mesh import load_topology, topology_468
 from gluonface.metrics import MeshScores, evaluate_detections, evaluate_mesh, match_photos
 from gluonface.metrics.scoring import PhotoMatch, summarize
 from gluonface.model_zoo import model_facts
+from gluonface.model_zoo.retinaface_mesh import SCORINGS
 
 #: Flags of train/train_retinaface.py that say what a run is.
 OWN_FLAGS = {
@@ -184,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "model": args.model,
         "start": args.start,
         "deformable": not args.no_deformable,
+        "scoring": scoring_of(args),
         "epochs": args.epochs,
         "size": args.size,
         "flags": passed_on(args),
@@ -215,6 +218,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mesh", metavar="NPZ", help="meshes of the faces learnt and measured, for rows that have one")
     parser.add_argument("--topology", metavar="NPZ", help="what their vertices are (default: the 468 of the package)")
     parser.add_argument("--no-deformable", action="store_true", help=f'rows below "{DEFORMABLE}" go without it')
+    parser.add_argument(
+        "--scoring", choices=SCORINGS, help="whose scores those of a cascade's faces are (default: as the model has it)"
+    )
     args = parse_with_passed_on(parser, argv, "train_retinaface.py", OWN_FLAGS)
     if not model_facts(args.model).variant:
         parser.error(f"--model: {args.model} has no mesh; those that have are called retinaface_<backbone>_mesh<V>_...")
@@ -225,6 +231,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if of_meshes and not learning:
         parser.error(f"{', '.join(of_meshes)}: none of the rows {', '.join(args.rows)} learns a mesh")
     return args
+
+
+def scoring_of(args: argparse.Namespace) -> str:
+    """Which head's scores count where there are two."""
+    return args.scoring or model_facts(args.model).scoring
 
 
 def rows_of(args: argparse.Namespace) -> tuple[Row, ...]:
@@ -271,11 +282,13 @@ class Test:
 
     def __call__(self, row: Row, folder: Path) -> dict:
         """Figures of the run in a folder, measured once and kept there."""
+        scoring = scoring_of(self.args)
 
         def figures() -> dict:
-            return self.figures(trained_net(folder, self.args.model, self.args.start, **row.net_options), row)
+            options = row.net_options | ({"scoring": scoring} if row.cascade else {})
+            return self.figures(trained_net(folder, self.args.model, self.args.start, **options), row)
 
-        return measured_run(folder, self.args.size, self.domains, figures)
+        return measured_run(folder, self.args.size, self.domains, figures, f"test_{scoring}")
 
     def figures(self, net, row: Row) -> dict:
         """All figures of a net; of what it has not learnt they are None."""
@@ -367,12 +380,13 @@ def false_positives(rows: Sequence[Row], seeds: Sequence[int], measured: dict, e
 
 def describe(result: dict) -> list[str]:
     """The result in Markdown: what was done, the table, the false positives."""
+    scores = "the mean of both heads'" if result["scoring"] == "mean" else f"those of the {result['scoring']} head"
     plain = "" if result["deformable"] else f' Rows below "{DEFORMABLE}" without deformable convolution.'
     parts = [
         f"`{result['model']}`, every row from the backbone of `{result['start']}`, {runs_in_words(result)}, long side "
         f"{result['size']}; AP and false positives on {result['domains']['detection']}; points and vertices of the "
-        f"faces found of {result['domains']['points']}.{plain} The paper's columns are its own figures (ResNet-50, 80 "
-        "epochs, WIDER FACE), not comparable but in sign."
+        f"faces found of {result['domains']['points']}.{plain} Where there is a cascade, scores are {scores}. The "
+        "paper's columns are its own figures (ResNet-50, 80 epochs, WIDER FACE), not comparable but in sign."
     ]
     head = ["", "compared with", *(words for words, *_ in COMPARED.values()), "faces missed", "minutes a run"]
     head += ["paper: AP easy / medium / hard", "paper: average AP"]

@@ -184,6 +184,7 @@ def summary(module, measured):
     common = {"model": MODEL, "start": "retinaface_mobilenet0.25_mask", "deformable": True, "epochs": 6, "minutes": 30}
     return {
         **common,
+        "scoring": "mean",
         "seeds": [1, 2],
         "size": 640,
         "domains": {"detection": "streets", "points": "portraits"},
@@ -286,7 +287,7 @@ def test_nets_that_are_there_are_measured_once_and_again_after_another_epoch(mod
     names = ("baseline", "all")
     words = f"--out {tmp_path / 'runs'} --det-val {data} --points-val {data} --mesh {data.parent / 'meshes.npz'}"
     words = [*f"{words} --epochs 2 --seeds 1 --size 64 --collect --no-deformable --rows".split(), *names]
-    words += ["--json", str(tmp_path / "retinaface.json")]
+    words += ["--json", str(tmp_path / "retinaface.json"), "--scoring", "first"]
     for row in (row for row in module.rows_of(module.parse_args(words)) if row.folder in names):
         folder = tmp_path / "runs" / f"{row.folder}-seed1"
         save_run(folder, done=1, wanted=2, seconds=60)
@@ -305,11 +306,18 @@ def test_nets_that_are_there_are_measured_once_and_again_after_another_epoch(mod
     assert full["missed"]["mean"] < 2 and full["nme5"]["mean"] > 0 and full["mesh"]["mean"] > full["depth"]["mean"] > 0
     assert 0 < full["false_positives"]["mean"] < 1
     folder = tmp_path / "runs" / "all-seed1"
-    kept = json.loads((folder / "test.json").read_text())
+    kept = json.loads((folder / "test_first.json").read_text())
     assert len(kept["false_positive_scores"]) == 3
-    (folder / "test.json").write_text(json.dumps({**kept, "ap50": 0.123}))
-    capsys.readouterr()
+    (folder / "test_first.json").write_text(json.dumps({**kept, "ap50": 0.123}))
+    assert "scores are those of the first head." in capsys.readouterr().out
     assert module.main(words) == 0 and "12.30" in capsys.readouterr().out
+    # By the other head faces are ranked anew; one head has one score.
+    assert module.main([*words[:-1], "second"]) == 0
+    others = [
+        row["figures"]["false_positives"] for row in json.loads((tmp_path / "retinaface.json").read_text())["rows"]
+    ]
+    assert others[0] == bare["false_positives"] and others[1] != full["false_positives"]
+    capsys.readouterr()
     (folder / "checkpoints" / "epoch-0002").mkdir()
     assert module.main(words) == 0 and "12.30" not in capsys.readouterr().out
 
