@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_detector_arguments(parser)
-    add_view_arguments(parser)
+    add_view_arguments(parser, several_long_sides=True)
     parser.add_argument("--detections", metavar="FILE|DIR", help="score these detections instead of a model's")
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of the photos, originalPics")
     parser.add_argument("--annotations", required=True, metavar="DIR", help="folder of the lists, FDDB-folds")

@@ -11,9 +11,9 @@ detecting on the 3,226 photos ten minutes on one core with W1 and MobileNet 0.25
 Three protocols, whose figures are not comparable:
   W1  one scale, long side 640 (the default)
   W2  one scale, each photo as it is (--size stored)
-  W3  several scales, mirrored too, box voting (--multi-scale --flip)
+  W3  several scales, mirrored too, box voting (--multi-scale --flip; or long sides: --size 320,1280 --flip)
 
-All scales of W3 shrink together until no long side is above --max-long-side: with the default, those of all photos
+Short sides of W3 shrink together until no long side is above --max-long-side: with the default, those of all photos
 longer than 4:3. The protocol that is printed tells the limit.
 
 --average adds the mean over the IoU thresholds .5:.05:.95 to the figures at .5, of each setting: RetinaFace's Table 1
@@ -31,7 +31,16 @@ from pathlib import Path
 
 import numpy as np
 from common import new_figure, provenance, rounded, run, save_figure, write_result
-from detectors import add_detector_arguments, add_view_arguments, build_analyzer, check_arguments, detect, scales, view
+from detectors import (
+    add_detector_arguments,
+    add_view_arguments,
+    build_analyzer,
+    check_arguments,
+    detect,
+    long_sides,
+    scales,
+    view,
+)
 
 from gluonface._compat import import_optional
 from gluonface.errors import DataError
@@ -103,7 +112,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--protocol", default="not stated", metavar="W1|W2|W3", help="how --predictions were made")
     parser.add_argument("--name", help="what to call --predictions (default: the folder's name)")
     add_detector_arguments(parser)
-    add_view_arguments(parser)
+    add_view_arguments(parser, several_long_sides=True)
     parser.add_argument(
         "--max-long-side",
         type=int,
@@ -134,8 +143,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--average is a figure of the validation split: the test split has no labels here")
     if args.max_long_side < 0:
         parser.error("--max-long-side is a number of pixels, or 0 for no limit")
-    if args.max_long_side != MAX_LONG_SIDE and not (scales(args) or args.flip):
-        parser.error("--max-long-side goes with several scales or --flip")
+    if args.max_long_side != MAX_LONG_SIDE and (long_sides(args) or not (scales(args) or args.flip)):
+        parser.error("--max-long-side goes with several short sides or --flip, not with the long sides of --size")
     args.max_long_side = args.max_long_side or None
     return args
 
@@ -143,6 +152,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def protocol_of(args: argparse.Namespace) -> str:
     """The name of the protocol, and what was different from it."""
     sides = scales(args)
+    if long_sides(args):
+        sides = ", ".join(map(str, long_sides(args)))
+        return f"W3, several scales and flip (long sides {sides}; flip {'on' if args.flip else 'off'})"
     if sides or args.flip:
         what = "short sides " + ", ".join(map(str, sides)) if sides else f"one scale, {view(args)['size']}"
         if sides or args.size:  # a photo as it is does not shrink

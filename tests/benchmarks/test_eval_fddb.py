@@ -102,6 +102,19 @@ def test_a_model_is_scored_and_its_detections_kept_for_the_official_program(modu
     assert again["by_iou"] == result["by_iou"]
 
 
+def test_several_long_sides_are_one_result(module, script, fddb, monkeypatch):
+    asked = []
+
+    def looked(analyzer, image, *, long_sides, **_):
+        asked.append(long_sides)
+        return next(analyzer.stream([image]))
+
+    monkeypatch.setattr(script("detectors"), "detect_multiscale", looked)
+    result = run(module, fddb, "--model", "colours", "--size", "128,256")
+    assert asked == [[128, 256]] * 3 and result["long_sides"] == [128, 256]
+    assert result["by_iou"]["0.5"]["recall_at_1fp"] == 1
+
+
 def test_boxes_against_boxes_and_ellipses_against_ellipses_come_near_to_one(module, fddb):
     boxes = run(module, fddb, "--model", "colours", "--truth", "box", "--iou", ".8")
     assert boxes["by_iou"]["0.8"]["recall"] == 1 and boxes["by_iou"]["0.8"]["continuous_at_1fp"] > 0.9

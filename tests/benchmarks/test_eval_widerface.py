@@ -117,6 +117,7 @@ def test_several_scales_and_flip_are_the_third_protocol(module, tiny, monkeypatc
         (("--scales", "32", "96", "--max-long-side", "0"), None, "short sides 32, 96; long side without limit;"),
         (("--flip", "--size", "90"), 2300, "one scale, 90; long side at most 2300;"),
         (("--flip", "--size", "stored"), 2300, "one scale, stored; flip on"),
+        (("--size", "64,96"), None, "W3, several scales and flip (long sides 64, 96; flip off)"),
     ],
     ids=str,
 )
@@ -126,7 +127,7 @@ def test_the_limit_of_the_long_side_goes_to_the_scales_and_into_the_protocol(
     folder, _ = tiny
     limits = []
 
-    def looked(analyzer, image, short_sides, *, max_long_side, **_):
+    def looked(analyzer, image, short_sides=None, *, max_long_side, **_):
         limits.append(max_long_side)
         return Faces.empty(image.shape[:2])
 
@@ -134,6 +135,12 @@ def test_the_limit_of_the_long_side_goes_to_the_scales_and_into_the_protocol(
     run_model(module, folder, *words, "--json", str(folder / "r.json"))
     assert limits == [limit] * 3
     assert told in json.loads((folder / "r.json").read_text())["protocol"]
+
+
+def test_long_sides_that_are_asked_for_have_no_other_limit(module, tiny, capsys):
+    with pytest.raises(SystemExit):
+        run_model(module, tiny[0], "--size", "64,96", "--flip", "--max-long-side", "80")
+    assert "not with the long sides of --size" in capsys.readouterr().err
 
 
 def test_the_average_is_that_of_ten_thresholds_of_overlap(module, tmp_path, monkeypatch, capsys):
