@@ -23,7 +23,7 @@ from gluonface.errors import DataError, InputError
 from gluonface.geometry import SOFT_NMS
 from gluonface.metrics import best_proposals, closest_proposals
 from gluonface.model_zoo import import_insightface, model_facts
-from gluonface.model_zoo.detector import AnchorDetector, FaceDetector
+from gluonface.model_zoo.detector import MOST_BOXES, AnchorDetector, FaceDetector
 from gluonface.model_zoo.keypoint_detector import BOXES, SCORINGS
 from gluonface.model_zoo.kpnet import HEADS, READERS
 from gluonface.model_zoo.maskface import MaskFaceDetector
@@ -54,12 +54,11 @@ DETECTOR_OPTIONS: dict[str, type | tuple[str, ...]] = {
 LANDMARK_OPTIONS = {"filters": int, "stem": int}
 #: Words for True and False.
 YES_NO = {"yes": True, "no": False}
-#: Boxes that are looked at where no score is too low, or where boxes that overlap are to stay: suppression takes time
-#: with their square.
-_MOST_BOXES = 5000
+#: Boxes that are given out where those that overlap are to stay.
+_MOST_FACES = 5000
 # How proposals are counted: suppressed as KPNet's faces are, after so many were looked at.
 _PROPOSAL_NMS = 0.6
-_MOST_ANCHORS, _MOST_PEAKS = 5000, 400
+_MOST_PEAKS = 400
 
 
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
@@ -267,7 +266,7 @@ def build_analyzer(
     analyzer = FaceAnalyzer(net, size=size, score_thresh=score_thresh, nms_thresh=nms_thresh, batch_size=args.batch)
     if lift_caps:
         # The caps are meant for what suppression leaves. Not -1 for all: the padding of all anchors would be given out.
-        net.set_nms(net.nms_thresh, _MOST_BOXES, _MOST_BOXES, net.score_thresh)
+        net.set_nms(net.nms_thresh, MOST_BOXES, _MOST_FACES, net.score_thresh)
     return analyzer, name
 
 
@@ -295,7 +294,7 @@ def most_proposals(net, top: int, size: int, batch: int = 8) -> FaceAnalyzer:
         Photos at once.
     """
     # Dozens of anchors propose one face; of a scale map or a heatmap only peaks do, at most one a cell.
-    many = _MOST_ANCHORS if isinstance(net, FaceDetector) else min(_MOST_PEAKS, (size // KPNET_SCALES.stride) ** 2)
+    many = MOST_BOXES if isinstance(net, FaceDetector) else min(_MOST_PEAKS, (size // KPNET_SCALES.stride) ** 2)
     net.set_nms(_PROPOSAL_NMS, many, top, 0)
     return FaceAnalyzer(net, size=size, score_thresh=0, batch_size=batch)
 
@@ -305,7 +304,7 @@ def without_threshold(analyzer: FaceAnalyzer) -> FaceAnalyzer:
 
     The net itself is changed: the given analyzer is of no more use.
     """
-    analyzer.net.set_nms(analyzer.net.nms_thresh, _MOST_BOXES, -1, 0)
+    analyzer.net.set_nms(analyzer.net.nms_thresh, MOST_BOXES, -1, 0)
     return FaceAnalyzer(analyzer.net, size=analyzer.canvas_hw, score_thresh=0, batch_size=analyzer.batch_size)
 
 

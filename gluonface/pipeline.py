@@ -6,8 +6,9 @@ boxes and points on the canvases, which the analyzer turns into Faces in pixels 
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,13 +121,16 @@ class FaceAnalyzer(Analyzer):
         self.stride = getattr(self.net, "stride", STRIDE)
         self._set_nms(nms_thresh)
 
-    def _forward(self, canvases: Sequence[np.ndarray], score_thresh: float) -> tuple[mx.nd.NDArray, ...]:
+    def _forward(self, canvases: Sequence[np.ndarray], score_thresh: float) -> Callable[[], Sequence[mx.nd.NDArray]]:
         x = prepared(canvases, self.facts, self.ctx)
-        # MXNet computes in the background.
-        return self.net.detect(x, score_thresh) if hasattr(self.net, "detect") else self.net(x)
+        # MXNet computes in the background; what has to wait for the network is left for later.
+        if hasattr(self.net, "finish"):
+            return functools.partial(self.net.finish, x, self.net.network(x), score_thresh)
+        outputs = self.net(x)
+        return lambda: outputs
 
-    def _collect(self, handle: Sequence[mx.nd.NDArray]) -> tuple[np.ndarray, ...]:
-        return tuple(output.asnumpy() for output in handle)
+    def _collect(self, handle: Callable[[], Sequence[mx.nd.NDArray]]) -> tuple[np.ndarray, ...]:
+        return tuple(output.asnumpy() for output in handle())
 
     def detect_canvas(self, x: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Run the net on prepared canvases (`gluonface.analysis.preprocess`); `gluonface.analysis.postprocess` makes
@@ -142,7 +146,7 @@ class FaceAnalyzer(Analyzer):
             Canvas pixels, best first, padded with -1.
         """
         x = np.stack(x).astype(np.float32, copy=False)
-        return self._collect(self.net(mx.nd.from_numpy(x).as_in_context(self.ctx)))
+        return self._collect(functools.partial(self.net, mx.nd.from_numpy(x).as_in_context(self.ctx)))
 
     def _set_nms(self, nms_thresh: float | None) -> None:
         net = self.net

@@ -72,9 +72,9 @@ def detect_multiscale(
     soft : {"linear", "gaussian"}, optional
         Soft-NMS of the boxes of each run before the vote (MaskFace section 4.2), see `gluonface.geometry.soft_nms`.
         The analyzer has to leave it boxes that overlap, ``FaceAnalyzer(net, nms_thresh=1)``, and enough of them: what
-        the net's own suppression would have dropped counts against its caps now, and the weaker faces of a crowd would
-        go. Lift them after that: ``net.set_nms(1, 5000, 5000, net.score_thresh)`` of nets with anchors, which are set
-        for 1000 and 750.
+        the net's own suppression would have dropped counts against its cap now, and the weaker faces of a crowd would
+        go. Lift it after that: ``net.set_nms(1, post_nms=5000, score_thresh=net.score_thresh)`` of nets with anchors,
+        which is 750.
     vote_thresh : float
         Boxes of all runs that overlap the best by at least this IoU become one: the mean weighted by score, of boxes,
         of points, five and dense, and, where the detector gives them, of poses (see `vote_faces`).

@@ -164,11 +164,10 @@ class MaskFaceDetector(ReadsHeatmaps, AnchorDetector):
         places = F.broadcast_mul(points / KeypointHead.MAP_SIDE, size.expand_dims(1))
         return F.broadcast_add(places, low.expand_dims(1)).reshape((0, -1))
 
-    def hybrid_forward(self, F, x):
-        """Images (B, 3, H, W), RGB, normalised as ``net.facts`` says, to ids (B, n, 1), scores (B, n, 1),
-        bboxes (B, n, 4) and, with a keypoint head, landmarks (B, n, 2K): best first, in input pixels, padded with -1.
+    def find(self, F, x, cls_preds, box_preds, *maps):
+        """Images (B, 3, H, W) and what the network gives for them to ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4)
+        and, with a keypoint head, landmarks (B, n, 2K): best first, in input pixels, padded with -1.
         """
-        cls_preds, box_preds, *maps = self.network(x)
         ids, scores, boxes = self.find_boxes(F, x, cls_preds, box_preds)
         if not maps:
             return ids, scores, boxes
@@ -179,25 +178,15 @@ class MaskFaceDetector(ReadsHeatmaps, AnchorDetector):
         landmarks = F.reshape_like(points, boxes, lhs_begin=0, lhs_end=1, rhs_begin=0, rhs_end=2)
         return ids, scores, boxes, landmarks
 
-    def forward(self, x):
-        """See `hybrid_forward`; on arrays only the boxes that are faces are looked at for points."""
-        return super().forward(x) if isinstance(x, mx.sym.Symbol) else self.detect(x)
-
-    def detect(self, x, score_thresh: float = 0.0):
-        """As a call on an array; points are looked for in boxes of at least that score, and are -1 of all others."""
+    def finish(self, x, preds, score_thresh: float = 0.0):
+        """As of any detector; boxes of at least that score are looked at for points, which are -1 of all others."""
         with x.ctx:
-            cls_preds, box_preds, *maps = self.network(x)
+            cls_preds, box_preds, *maps = preds
             ids, scores, boxes = self.find_boxes(mx.nd, x, cls_preds, box_preds)
             if not maps:
                 return ids, scores, boxes
             wanted = mx.nd.broadcast_like(scores >= score_thresh, boxes)
             return ids, scores, boxes, self._points_of(mx.nd.where(wanted, boxes, -mx.nd.ones_like(boxes)), maps)
-
-    def export(self, path: str, epoch: int = 0, remove_amp_cast: bool = True) -> None:
-        """As Gluon's blocks do, as one graph; no pass is needed before."""
-        self._clear_cached_op()
-        self._build_cache(mx.nd.zeros((1, 3, SIZE, SIZE)))
-        super().export(path, epoch, remove_amp_cast)
 
     def _points_of(self, boxes, maps):
         """Landmarks (B, n, 2K) of boxes (B, n, 4)."""

@@ -136,20 +136,21 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
         """What the first head makes of the anchors of images x (B, 3, H, W): boxes (B, N, 4), xyxy in input pixels."""
         return self.decode_boxes(first_box_preds, self.anchors(x))
 
-    def hybrid_forward(self, F, x):
-        """Find faces in a batch.
+    def find(self, F, x, cls_preds, box_preds, landmark_preds, *rest):
+        """Find faces in a batch; a call of the net takes x alone.
 
         Parameters
         ----------
         x : (B, 3, H, W)
             RGB, normalised as ``net.facts`` says.
+        cls_preds, ...
+            What the network gives for it.
 
         Returns
         -------
         ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4), landmarks (B, n, 10), and mesh (B, n, 3V) where there is one
             Best first, in input pixels, depth from the tip of the nose, padded with -1.
         """
-        cls_preds, box_preds, landmark_preds, *rest = self.network(x)
         anchors = self.anchors(x)
         if self.network.cascade:
             cls_preds = {"first": rest[-2], "second": cls_preds, "mean": (cls_preds + rest[-2]) / 2}[self.scoring]

@@ -256,17 +256,19 @@ class BoxesAlone:
     )
 
     def __init__(self, net):
-        self.net = net
+        self.net, self.network = net, net.network
         self.set_nms, self.collect_params, self.hybridize = net.set_nms, net.collect_params, net.hybridize
 
     def __call__(self, x):
         """Images (B, 3, H, W) to ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4), as the net gives them."""
-        return self.detect(x)
+        return self.finish(x, self.network(x))
 
-    def detect(self, x, score_thresh: float = 0.0):
-        """The same whatever the threshold, which spares a net the points of weak boxes: here are none."""
+    def finish(self, x, preds, score_thresh: float = 0.0):
+        """The same of what the network gave, whatever the threshold, which spares a net the points of weak boxes: here
+        are none.
+        """
+        cls_preds, box_preds, *_ = preds
         with x.ctx:
-            cls_preds, box_preds, *_ = self.net.network(x)
             return self.net.find_boxes(mx.nd, x, cls_preds, box_preds)
 
 

@@ -182,10 +182,10 @@ def built(module, monkeypatch):
 def test_soft_suppression_lifts_the_caps_that_are_meant_for_suppressed_boxes(built):
     name = "retinaface_mobilenet0.25_widerface"
     settings = lambda net: (net.nms_thresh, net.nms_topk, net.post_nms, net.score_thresh)  # noqa: E731
-    assert settings(built(name).net) == (0.4, 1000, 750, 0.02)
-    assert settings(built(name, "--flip", "--nms", ".5").net) == (0.5, 1000, 750, 0.02)
-    assert settings(built(name, "--flip", "--soft-nms", "linear").net) == (1, 5000, 5000, 0.02)
-    assert settings(built(name, "--flip", "--soft-nms", "linear", "--nms", ".9").net) == (0.9, 5000, 5000, 0.02)
+    assert settings(built(name).net) == (0.4, 10_000, 750, 0.02)
+    assert settings(built(name, "--flip", "--nms", ".5").net) == (0.5, 10_000, 750, 0.02)
+    assert settings(built(name, "--flip", "--soft-nms", "linear").net) == (1, 10_000, 5000, 0.02)
+    assert settings(built(name, "--flip", "--soft-nms", "linear", "--nms", ".9").net) == (0.9, 10_000, 5000, 0.02)
 
 
 def test_soft_suppression_leaves_the_faces_that_a_net_of_maps_looks_at(built):

@@ -69,7 +69,7 @@ def test_the_manifest_says_what_was_compiled(artefacts):
     assert [b["function"] for b in manifest["buckets"]] == ["b2_256x256", "b2_96x128"]
     facts = gluonface.model_zoo.model_facts(DETECTOR)
     assert manifest["weights_sha256"] == facts.sha256 and manifest["licence"] == facts.licence
-    assert manifest["nms"] == {"nms_thresh": 0.4, "nms_topk": 1000, "post_nms": 750, "score_thresh": 0.02}
+    assert manifest["nms"] == {"nms_thresh": 0.4, "nms_topk": 10_000, "post_nms": 750, "score_thresh": 0.02}
     assert manifest["schedules"]["tuned"] is False and "by the rule" in manifest["schedules"]["text"]
     said = json.loads((artefacts / "said.json").read_text())
     assert any("not tuned" in text for text in said)

@@ -5,8 +5,9 @@ from gluonface._compat import mx
 from gluonface.decode import LIGHT_ANCHORS, anchors_for, decode_boxes, decode_points, decode_pose
 from gluonface.errors import WeightsError
 from gluonface.geometry import nms
-from gluonface.model_zoo import ModelFacts
+from gluonface.model_zoo import ModelFacts, detector
 from gluonface.model_zoo.detector import FaceDetector
+from gluonface.nn.blocks import PartlyUsed
 from gluonface.nn.heads import PoseHead
 
 FACTS = ModelFacts("test", "test", "none", "none", params=0, gf=0)
@@ -25,7 +26,7 @@ class Fixed(mx.gluon.nn.HybridBlock):
         return c, b, l
 
 
-class FixedWithPose(Fixed):
+class FixedWithPose(PartlyUsed, Fixed):
     """The same, with a pose head that is worked out for cells it was given."""
 
     def __init__(self, cells, *preds):
@@ -52,6 +53,46 @@ def preds():
 
 
 X = mx.nd.zeros((2, 3, 64, 64))
+
+
+def test_a_crowd_is_found_though_dozens_of_boxes_about_each_face_are_sure(rng):
+    """200 faces of 50 boxes each; the boxes of the surest few faces alone would fill a list of a thousand."""
+    size_hw, faces, copies = (480, 640), 200, 50
+    anchors = anchors_for(size_hw)
+    places = np.stack(np.meshgrid(np.arange(20) * 30 + 15, np.arange(10) * 30 + 15), axis=2).reshape(-1, 2)
+    rows = rng.choice(len(anchors), (faces, copies), replace=False)
+    cls, box = np.zeros((1, len(anchors), 2), np.float32), np.zeros((1, len(anchors), 4), np.float32)
+    cls[..., 0] = 20
+    cls[0, rows, 1] = 20 + np.linspace(9, 3, faces)[:, None] + rng.uniform(0, 0.01, rows.shape)
+    side = (anchors[:, 2] - anchors[:, 0])[rows][..., None]
+    centre = (anchors[:, :2] + anchors[:, 2:])[rows] / 2
+    box[0, rows, :2] = (places[:, None] + rng.normal(0, 0.5, centre.shape) - centre) / side
+    box[0, rows, 2:] = np.log(20 / side)
+    net = made(cls, box, np.zeros((1, len(anchors), 10), np.float32))
+    net.hybridize()
+    ids, _, boxes, _ = (o.asnumpy()[0] for o in net(mx.nd.zeros((1, 3, *size_hw))))
+    assert (ids >= 0).sum() == faces
+    middles = (boxes[:faces, :2] + boxes[:faces, 2:]) / 2
+    assert len({tuple(place) for place in np.round((middles - 15) / 30)}) == faces
+
+
+def test_suppression_looks_at_as_many_boxes_as_have_a_score_and_at_no_more_than_it_may(preds, monkeypatch):
+    asked, suppress = [], detector.suppress
+    monkeypatch.setattr(detector, "suppress", lambda *a: (asked.append(a[3]), suppress(*a))[1])
+    count = int((mx.nd.array(preds[0]).softmax(axis=-1).asnumpy()[..., 1] >= 0.3).sum(axis=1).max())
+    net = made(*preds, score_thresh=0.3)
+    expected = [o.asnumpy() for o in net(X)]
+    assert count <= asked[-1] < 2 * count
+    for topk in (-1, count, 5):
+        net.set_nms(0.4, topk, 750, 0.3)
+        found = [o.asnumpy() for o in net(X)]
+        assert asked[-1] == (topk if topk > 0 else asked[0])
+        if topk != 5:
+            for one, wanted in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(one, wanted)
+    assert (found[0] >= 0).sum(axis=1).max() <= 5
+    net.set_nms(score_thresh=1.0)
+    assert (net(X)[0].asnumpy() == -1).all() and asked[-1] == 64
 
 
 @pytest.mark.parametrize("hybrid", [False, True])

@@ -244,7 +244,7 @@ def test_points_are_looked_for_in_boxes_of_the_score_that_is_asked_for(shared, m
         return find_points(F, rois, *maps)
 
     monkeypatch.setattr(shared, "find_points", counted)
-    found = arrays(shared.detect(x, score_thresh))
+    found = arrays(shared.finish(x, shared.network(x), score_thresh))
     wanted = scores[..., 0] >= score_thresh
     assert 0 < sum(looked_at) <= wanted.sum() < (ids[..., 0] >= 0).sum()
     for before, after in zip((ids, scores, boxes), found):
@@ -343,8 +343,8 @@ def test_faces_of_an_analyzer_have_five_points_and_the_dense_ones(shared, num_po
 def test_an_analyzer_looks_for_the_points_of_the_faces_it_gives_alone(shared, monkeypatch, rng):
     photo = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)
     scores = FaceAnalyzer(shared, size=96, score_thresh=0.0)(photo).scores
-    thresholds, detect = [], shared.detect
-    monkeypatch.setattr(shared, "detect", lambda x, thresh: (thresholds.append(thresh), detect(x, thresh))[1])
+    thresholds, finish = [], shared.finish
+    monkeypatch.setattr(shared, "finish", lambda x, preds, t: (thresholds.append(t), finish(x, preds, t))[1])
     middle = float(np.median(scores))
     faces = FaceAnalyzer(shared, size=96, score_thresh=middle)(photo)
     assert thresholds == [middle] and len(faces) == (scores >= middle).sum()
