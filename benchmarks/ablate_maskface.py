@@ -5,13 +5,13 @@ r"""The ablations of the MaskFace paper (sections 3.1, 3.2 and 4.4, Table 6) on 
         -- --train facedata/det_train.jsonl --train-points facedata/lmk_train.jsonl --points-sources ytf \
            --cache bytes --worker-kind thread --data-shape 256 --batch-size 16
 
-What follows the ``--`` goes to train/train_maskface.py as it is, the same for all rows, but --max-proposals, which goes
-to those with a keypoint head; unless it says otherwise, boxes and points are learnt at once (--phase both). Each row
-and seed is a run of that script: all start from the weights of one detector (--start), go over the photos --epochs
-times, and the learning rate falls along a cosine, since short runs have no time for standstills. A row is the paper's
-net but for one thing: the level k0 that points of a face of 224 pixels are looked for in (section 4.4), no context
-modules, no keypoint head (Table 6), another weight of the points' loss (section 3.1), no low-quality matches (section
-3.2).
+What follows the ``--`` goes to train/train_maskface.py as it is, the same for all rows, but --max-proposals and
+--val-points, which go to those with a keypoint head; unless it says otherwise, boxes and points are learnt at once
+(--phase both). Each row and seed is a run of that script: all start from the weights of one detector (--start), go over
+the photos --epochs times, and the learning rate falls along a cosine, since short runs have no time for standstills. A
+row is the paper's net but for one thing: the level k0 that points of a face of 224 pixels are looked for in (section
+4.4), no context modules, no keypoint head (Table 6), another weight of the points' loss (section 3.1), no low-quality
+matches (section 3.2).
 
 A run has --minutes at most. One that the time cuts short keeps the figures it got, is said to be cut short, and is not
 compared. Runs that were made are not made again, and what was stopped goes on where it was. Rows are made seed by seed,
@@ -42,15 +42,16 @@ from ablation import (
     cell,
     cut_short_in_words,
     draw_figures,
+    flags_for,
     measured_run,
     parse_with_passed_on,
     passed_on,
+    refuse_flags_of_no_row,
     row_trainer,
     runs_in_words,
     runs_of,
     schedule,
     shown_keys,
-    split_flags,
     summary_of,
     tabulate,
 )
@@ -77,8 +78,8 @@ OWN_FLAGS = {
     *(f"--{no}{name}" for name in ("context", "keypoints", "low-quality") for no in ("", "no-")),
     *("--epochs", "--seed", "--resume", "--save-prefix", "--max-minutes"),
 }
-#: Flag of it that is refused without a keypoint head: passed on, it goes to the rows with one.
-POINTS_FLAGS = ("--max-proposals",)
+#: Flags of it that go to some rows alone.
+TAKERS = dict.fromkeys(("--max-proposals", "--val-points"), lambda row: row.options.get("keypoints", True))
 #: Figures of a run that are compared: key -> words, factor, decimals.
 COMPARED = {
     "ap50": ("AP@0.5, %", 100, 2),
@@ -170,19 +171,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--roi-scale", type=float, default=1.0, metavar="X", help="margin about boxes (default: 1, the paper: none)"
     )
-    return parse_with_passed_on(parser, argv, "train_maskface.py", OWN_FLAGS)
+    args = parse_with_passed_on(parser, argv, "train_maskface.py", OWN_FLAGS)
+    refuse_flags_of_no_row(
+        parser, args.flags, [row for row in ROWS if not args.rows or row.folder in args.rows], TAKERS
+    )
+    return args
 
 
 def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
     """Of the training script; what the user passes on wins over the schedule, not over the row."""
-    points = row.options.get("keypoints", True)
     return [
         "--phase=both",
         *schedule(args),
-        *(args.flags if points else split_flags(args.flags, POINTS_FLAGS)[1]),
+        *flags_for(row, args.flags, TAKERS),
         *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
         *([f"--channels={args.channels}"] if args.channels else []),
-        *([f"--roi-scale={args.roi_scale:g}"] if points else []),
+        *([f"--roi-scale={args.roi_scale:g}"] if row.options.get("keypoints", True) else []),
         *row.flags,
     ]
 

@@ -50,15 +50,16 @@ from ablation import (
     cut_short_in_words,
     draw_figures,
     each_seed,
+    flags_for,
     measured_run,
     parse_with_passed_on,
     passed_on,
+    refuse_flags_of_no_row,
     row_trainer,
     runs_in_words,
     runs_of,
     schedule,
     shown_keys,
-    split_flags,
     summary_of,
     tabulate,
     trained_net,
@@ -89,9 +90,11 @@ OWN_FLAGS = {
     *("--model", "--start", "--start-insightface", "--deformable", "--no-cascade", "--landmark-weight"),
     *("--mesh", "--topology", "--edge-weight", "--epochs", "--seed", "--resume", "--save-prefix", "--max-minutes"),
 }
-#: Flags of it that are refused where no mesh is learnt, or without a cascade: passed on, they go to the rows with one.
-MESH_FLAGS = ("--mesh-weight", "--val-mesh")
-CASCADE_FLAGS = ("--positive-iou", "--negative-iou")
+#: Flags of it that go to some rows alone.
+TAKERS = {
+    **dict.fromkeys(("--mesh-weight", "--val-mesh"), lambda row: bool(row.mesh)),
+    **dict.fromkeys(("--positive-iou", "--negative-iou"), lambda row: row.cascade),
+}
 #: Figures of a run that are compared: key -> words, factor, decimals.
 COMPARED = {
     "ap50": ("AP@0.5, %", 100, 2),
@@ -227,9 +230,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     learning = [row.folder for row in ROWS if row.mesh and (not args.rows or row.folder in args.rows)]
     if learning and not args.mesh:
         parser.error(f"give the meshes of the rows {', '.join(learning)} with --mesh, or leave these out with --rows")
-    of_meshes, _ = split_flags(args.flags, MESH_FLAGS)
-    if of_meshes and not learning:
-        parser.error(f"{', '.join(of_meshes)}: none of the rows {', '.join(args.rows)} learns a mesh")
+    refuse_flags_of_no_row(
+        parser, args.flags, [row for row in ROWS if not args.rows or row.folder in args.rows], TAKERS
+    )
     return args
 
 
@@ -251,10 +254,9 @@ def rows_of(args: argparse.Namespace) -> tuple[Row, ...]:
 
 def flags_of(args: argparse.Namespace, row: Row, seed: int) -> list[str]:
     """Of the training script; what the user passes on wins over the schedule, not over the row."""
-    idle = (() if row.mesh else MESH_FLAGS) + (() if row.cascade else CASCADE_FLAGS)
     return [
         *schedule(args),
-        *split_flags(args.flags, idle)[1],
+        *flags_for(row, args.flags, TAKERS),
         *(f"--model={args.model}", f"--start={args.start}", f"--epochs={args.epochs}", f"--seed={seed}"),
         *row.flags,
         *([f"--mesh={args.mesh}"] if row.mesh else []),
@@ -288,7 +290,7 @@ class Test:
             options = row.net_options | ({"scoring": scoring} if row.cascade else {})
             return self.figures(trained_net(folder, self.args.model, self.args.start, **options), row)
 
-        return measured_run(folder, self.args.size, self.domains, figures, f"test_{scoring}")
+        return measured_run(folder, self.args.size, self.domains, figures, f"test_{scoring}" if row.cascade else "test")
 
     def figures(self, net, row: Row) -> dict:
         """All figures of a net; of what it has not learnt they are None."""

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from common import ROOT, provenance, read_result, rounded, write_result
@@ -103,7 +103,22 @@ def parse_with_passed_on(
     return args
 
 
-def split_flags(flags: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
+def refuse_flags_of_no_row(
+    parser: argparse.ArgumentParser, flags: Sequence[str], rows: Sequence[RunRow], takers: Takers
+) -> None:
+    """End a script whose command line passes on a flag that none of the rows takes."""
+    given, _ = _split_flags(flags, list(takers))
+    idle = [name for name in given if not any(map(takers[name], rows))]
+    if idle:
+        parser.error(f"{', '.join(idle)}: does nothing for the rows {', '.join(row.folder for row in rows)}")
+
+
+def flags_for(row: RunRow, flags: Sequence[str], takers: Takers) -> list[str]:
+    """The words of the flags passed on, without those of ``takers`` that the row does not take."""
+    return _split_flags(flags, [name for name, takes in takers.items() if not takes(row)])[1]
+
+
+def _split_flags(flags: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Of flags passed on: those of ``names``, which take a value each, that are given, and the words of all others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="%(prog)s [options] -- FLAGS")
     for name in names:
@@ -122,6 +137,8 @@ class RunRow(Protocol):
     folder: str
 
 
+#: Flags of a training script that it refuses where they would do nothing, and which rows take them.
+Takers = Mapping[str, Callable[[Any], bool]]
 #: (label of a row, seed) -> figures.
 Measured = dict[tuple[str, int], dict]
 

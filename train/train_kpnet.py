@@ -334,7 +334,7 @@ def validator(args: argparse.Namespace, num_points: int) -> dict:
     """
     parts = []
     if args.val:
-        parts.append(detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size))
+        parts.append(detection_validator(FaceJsonLines(args.val, images_of(args, args.val)).samples, args.val_size))
     if args.val_points:
         samples = FaceJsonLines(args.val_points, images_of(args, args.val_points)).samples
         parts.append(square_validator(samples, args.val_size, num_points))

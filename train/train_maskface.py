@@ -305,7 +305,7 @@ def validator(args: argparse.Namespace, num_points: int):
         )
     parts = []
     if args.val:
-        boxes = detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size)
+        boxes = detection_validator(FaceJsonLines(args.val, images_of(args, args.val)).samples, args.val_size)
         parts.append(lambda net: boxes(BoxesAlone(net)))
     if args.val_points:
         samples = FaceJsonLines(args.val_points, images_of(args, args.val_points)).samples

@@ -237,7 +237,11 @@ class LearnedWeights(Observer):
 
 def validator(args: argparse.Namespace):
     """AP on ``--val`` and pose error on ``--val-pose``."""
-    detection = detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size) if args.val else None
+    detection = (
+        detection_validator(FaceJsonLines(args.val, images_of(args, args.val)).samples, args.val_size)
+        if args.val
+        else None
+    )
     posed = FaceJsonLines(args.val_pose, images_of(args, args.val_pose)).samples if args.val_pose else []
 
     def evaluate(net) -> dict[str, float]:

@@ -291,7 +291,7 @@ def validator(args: argparse.Namespace, topology: MeshTopology | None):
     """AP on ``--val`` and the error of meshes on ``--val-mesh``."""
     tests = []
     if args.val:
-        tests.append(detection_validator(FaceJsonLines(args.val, args.images).samples, args.val_size))
+        tests.append(detection_validator(FaceJsonLines(args.val, images_of(args, args.val)).samples, args.val_size))
     if args.val_mesh and topology is not None:
         images = images_of(args, args.val_mesh)
         posed = FaceJsonLines(args.val_mesh, images, meshes=args.mesh, topology=topology)

@@ -74,7 +74,7 @@ def images_of(args: argparse.Namespace, path: str) -> str | None:
     """Folder of the photos of some annotations: ``--images``; None, beside them, where they lie in another folder than
     ``--train``.
     """
-    elsewhere = args.train and not Path(path).parent.samefile(Path(args.train).parent)
+    elsewhere = args.train and Path(path).resolve().parent != Path(args.train).resolve().parent
     return None if elsewhere else args.images
 
 

@@ -54,10 +54,13 @@ def test_a_row_measures_the_net_that_its_run_trains(module):
     spec = importlib.util.spec_from_file_location("train_maskface", ROOT / "train" / "train_maskface.py")
     training = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(training)
-    args = module.parse_args(words_of("o", "--roi-scale", "1.25", flags=("--max-proposals", "4", "--train", "x")))
+    args = module.parse_args(
+        words_of("o", "--roi-scale", "1.25", flags=("--max-proposals", "4", "--train", "x", "--val-points=v"))
+    )
     for row in module.ROWS:
         flags = training.parse_args(module.flags_of(args, row, 1))
         assert flags.train == "x" and flags.max_proposals == (4 if flags.keypoints else 16)
+        assert flags.val_points == ("v" if flags.keypoints else None)
         given = {name: getattr(flags, name) for name in ("context", "keypoints", "k0")}
         assert given == {"context": True, "keypoints": True, "k0": 3, **row.options}
         assert flags.roi_scale == (1.25 if flags.keypoints else 1)
@@ -81,6 +84,11 @@ def test_what_the_user_passes_on_wins_over_the_schedule_and_not_over_the_row(mod
     [
         ((), ("--train", "x", "--no-context"), "--no-context: the rows say that"),
         ((), ("--train", "x", "--lambda-kp", "1"), "--lambda-kp: the rows say that"),
+        (
+            ("--rows", "nokeypoints"),
+            ("--train", "x", "--val-points", "v"),
+            "--val-points: does nothing for the rows nokeypoints",
+        ),
         ((), (), "give the data after --, as train/train_maskface.py"),
         (("--start", "w.params"), ("--train", "x"), "'w.params' is no model with weights"),
         (("--minutes", "0"), ("--train", "x"), "--minutes above 0"),

@@ -119,7 +119,12 @@ def test_flags_of_a_mesh_and_of_a_cascade_are_passed_on_to_the_rows_that_have_on
         (
             ("--rows", "cascade"),
             ("--train", "x", "--mesh-weight=2"),
-            "--mesh-weight: none of the rows cascade learns a",
+            "--mesh-weight: does nothing for the rows cascade",
+        ),
+        (
+            ("--rows", "baseline"),
+            ("--train", "x", "--positive-iou=.6"),
+            "--positive-iou: does nothing for the rows baseline",
         ),
         ((), ("--train", "x", "--val-mesh"), "--val-mesh: expected one argument"),
     ],

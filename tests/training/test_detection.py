@@ -353,4 +353,5 @@ def test_annotations_in_another_folder_than_the_training_file_have_their_photos_
     args = argparse.Namespace(train=str(tmp_path / "train.jsonl"), images="photos")
     assert images_of(args, str(tmp_path / "val.jsonl")) == "photos"
     assert images_of(args, str(tmp_path / "aflw" / "val.jsonl")) is None
+    assert images_of(args, str(tmp_path / "no_folder" / "val.jsonl")) is None  # who reads it says what is missing
     assert images_of(argparse.Namespace(train=None, images="photos"), str(tmp_path / "aflw" / "x.jsonl")) == "photos"
