@@ -325,7 +325,8 @@ class Analyzer(Backend):
         Of a detector with meshes: what their vertices are, from which the pose follows. By default meshes of 468
         vertices are those of `gluonface.mesh.topology_468`, and others bring no pose.
     size : int, (int, int), "auto" or None
-        An int S: the photo's long side becomes S, smaller or larger, on a canvas S x S. A pair (h, w): that canvas.
+        An int S: the photo's long side becomes S, smaller or larger, on a canvas S x S, or with `close_canvas` on one
+        that ends where the photo does, up to a multiple of `stride`. A pair (h, w): that canvas.
         "auto": the size the net is meant for (``facts.size``). None: the photo keeps its size, on a canvas rounded up
         to a multiple of `stride`. With buckets, "auto" and None take for each photo the canvas on which it comes out
         nearest to that size, the smallest of several; on it a photo is shrunk if it must be.
@@ -348,6 +349,8 @@ class Analyzer(Backend):
     device = "cpu"
     #: A canvas that is made for a photo has sides that are multiples of it.
     stride = STRIDE
+    #: Whether a canvas beyond the photo does harm: to nets that normalise over all of it (GroupNorm).
+    close_canvas = False
 
     def __init__(
         self,
@@ -387,8 +390,10 @@ class Analyzer(Backend):
         self.topology = topology
         # A photo on a canvas of its own keeps its size.
         self._upscale = size is not None
-        #: Height and width of the canvas of all photos; None: `letterbox_for` chooses one for each.
+        #: Height and width of the canvas of all photos, or of the largest; None: `letterbox_for` chooses one for each.
         self.canvas_hw = self._fixed_canvas(size)
+        # A canvas that was asked for, or is compiled, is as it is.
+        self._may_be_close = buckets is None and (isinstance(size, str) or np.ndim(size) == 0)
         self.score_thresh = facts.score_thresh if score_thresh is None else score_thresh
         self.max_faces = max_faces
         self.batch_size = batch_size
@@ -545,6 +550,8 @@ class Analyzer(Backend):
         """Where a photo of a size is laid on which canvas."""
         if self.canvas_hw is not None:
             canvas_hw = self.canvas_hw
+            if self.close_canvas and self._may_be_close:
+                canvas_hw = whole_strides(letterbox(size_hw, canvas_hw).resized_hw, self.stride)
         elif self.buckets is None:
             canvas_hw = whole_strides(size_hw, self.stride)
         else:

@@ -119,6 +119,7 @@ class FaceAnalyzer(Analyzer):
         self.ctx = context_of(self.net)
         self.device = str(self.ctx)
         self.stride = getattr(self.net, "stride", STRIDE)
+        self.close_canvas = getattr(self.net, "close_canvas", False)
         self._set_nms(nms_thresh)
 
     def _forward(self, canvases: Sequence[np.ndarray], score_thresh: float) -> Callable[[], Sequence[mx.nd.NDArray]]:

@@ -72,6 +72,8 @@ class AnchorDetector(ZooBlock):
     """
 
     classes = ("face",)
+    #: See :class:`gluonface.analysis.Analyzer`.
+    close_canvas = False
 
     def __init__(
         self,
@@ -116,8 +118,10 @@ class AnchorDetector(ZooBlock):
         self.nms_thresh, self.nms_topk = nms_thresh, nms_topk
         self.post_nms, self.score_thresh = post_nms, score_thresh
 
-    def find(self, F, x, *preds):
-        """Raw predictions of images x (B, 3, H, W) to what a call gives; in a graph of fixed shapes, too."""
+    def find(self, F, x, *preds, least: float = 0.0):
+        """Raw predictions of images x (B, 3, H, W) to what a call gives; in a graph of fixed shapes, too. Faces of a
+        score below ``least`` may be missing.
+        """
         raise NotImplementedError
 
     def hybrid_forward(self, F, x):
@@ -137,10 +141,10 @@ class AnchorDetector(ZooBlock):
         preds : sequence of NDArray
             What ``net.network(x)`` gave.
         score_thresh : float
-            Faces below it need not have all that a face has, where that takes time.
+            Faces below it may be missing, or have less than a face has, which saves time.
         """
         with x.ctx:
-            return self.find(mx.nd, x, *preds)
+            return self.find(mx.nd, x, *preds, least=score_thresh)
 
     def export(self, path: str, epoch: int = 0, remove_amp_cast: bool = True) -> None:
         """As Gluon's blocks do, as one graph; no pass is needed before."""
@@ -148,12 +152,14 @@ class AnchorDetector(ZooBlock):
         self._build_cache(mx.nd.zeros((1, 3, self.facts.size, self.facts.size)))
         super().export(path, epoch, remove_amp_cast)
 
-    def _suppress(self, F, rows):
-        """Rows (B, N, 6 + ...) of class, score, box xyxy and more, to those that are left, best first."""
+    def _suppress(self, F, rows, least: float = 0.0):
+        """Rows (B, N, 6 + ...) of class, score, box xyxy and more, to those that are left, best first; of arrays, those
+        of a score below ``least`` may be missing.
+        """
         topk = self.nms_topk
         if F is mx.nd:
             # Operators take time for rows that they may look at, rows of no score included. Few numbers, few sizes.
-            count = int((rows[:, :, 1] >= self.score_thresh).sum(axis=1).max().asscalar())
+            count = int((rows[:, :, 1] >= max(self.score_thresh, least)).sum(axis=1).max().asscalar())
             enough = 1 << max(6, (count - 1).bit_length())
             topk = min(enough, topk) if topk > 0 else enough
         return suppress(F, rows, self.nms_thresh, topk, self.post_nms, self.score_thresh)
@@ -184,7 +190,7 @@ class FaceDetector(AnchorDetector):
             self.decode_points = PointDecoder(num_points)
             self.decode_pose = PoseDecoder() if hasattr(network, "pose_head") else None
 
-    def find(self, F, x, cls_preds, box_preds, landmark_preds, *pose_cells):
+    def find(self, F, x, cls_preds, box_preds, landmark_preds, *pose_cells, least: float = 0.0):
         """Find faces in a batch; a call of the net takes x alone.
 
         Parameters
@@ -193,6 +199,8 @@ class FaceDetector(AnchorDetector):
             RGB, normalised as ``net.facts`` says.
         cls_preds, ...
             What the network gives for it.
+        least
+            See :meth:`AnchorDetector.find`.
 
         Returns
         -------
@@ -212,7 +220,7 @@ class FaceDetector(AnchorDetector):
             number = F.contrib.arange_like(scores, axis=1).reshape((1, -1, 1))
             side = F.slice_axis(anchors, axis=-1, begin=2, end=3) - F.slice_axis(anchors, axis=-1, begin=0, end=1)
             columns += [F.broadcast_like(number, scores), F.broadcast_like(side, scores)]
-        rows = self._suppress(F, F.concat(*columns, dim=-1))
+        rows = self._suppress(F, F.concat(*columns, dim=-1), least)
         cuts = (0, 1, 2, 6, 6 + 2 * self.num_points)
         found = tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
         if self.decode_pose is None:

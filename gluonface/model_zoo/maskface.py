@@ -143,11 +143,16 @@ class MaskFaceDetector(ReadsHeatmaps, AnchorDetector):
         """Choose how points are read off heatmaps, see :func:`gluonface.decode.decode_heatmaps`."""
         self._set_decoder((KeypointHead.MAP_SIDE,) * 2, method)
 
-    def find_boxes(self, F, x, cls_preds, box_preds):
-        """Raw predictions to ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4): best first, padded with -1."""
+    # GroupNorm in pyramid and context looks at all of the canvas.
+    close_canvas = True
+
+    def find_boxes(self, F, x, cls_preds, box_preds, least: float = 0.0):
+        """Raw predictions to ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4): best first, padded with -1; ``least``
+        as in :meth:`AnchorDetector.find`.
+        """
         scores = F.slice_axis(F.softmax(cls_preds, axis=-1), axis=-1, begin=1, end=2)
         boxes = self.decode_boxes(box_preds, self.anchors(x))
-        rows = self._suppress(F, F.concat(F.zeros_like(scores), scores, boxes, dim=-1))
+        rows = self._suppress(F, F.concat(F.zeros_like(scores), scores, boxes, dim=-1), least)
         return tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in ((0, 1), (1, 2), (2, 6)))
 
     def find_points(self, F, rois, *maps):
@@ -164,11 +169,11 @@ class MaskFaceDetector(ReadsHeatmaps, AnchorDetector):
         places = F.broadcast_mul(points / KeypointHead.MAP_SIDE, size.expand_dims(1))
         return F.broadcast_add(places, low.expand_dims(1)).reshape((0, -1))
 
-    def find(self, F, x, cls_preds, box_preds, *maps):
+    def find(self, F, x, cls_preds, box_preds, *maps, least: float = 0.0):
         """Images (B, 3, H, W) and what the network gives for them to ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4)
         and, with a keypoint head, landmarks (B, n, 2K): best first, in input pixels, padded with -1.
         """
-        ids, scores, boxes = self.find_boxes(F, x, cls_preds, box_preds)
+        ids, scores, boxes = self.find_boxes(F, x, cls_preds, box_preds, least)
         if not maps:
             return ids, scores, boxes
         rois = number_boxes(F, boxes)
@@ -182,7 +187,7 @@ class MaskFaceDetector(ReadsHeatmaps, AnchorDetector):
         """As of any detector; boxes of at least that score are looked at for points, which are -1 of all others."""
         with x.ctx:
             cls_preds, box_preds, *maps = preds
-            ids, scores, boxes = self.find_boxes(mx.nd, x, cls_preds, box_preds)
+            ids, scores, boxes = self.find_boxes(mx.nd, x, cls_preds, box_preds, score_thresh)
             if not maps:
                 return ids, scores, boxes
             wanted = mx.nd.broadcast_like(scores >= score_thresh, boxes)

@@ -136,7 +136,7 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
         """What the first head makes of the anchors of images x (B, 3, H, W): boxes (B, N, 4), xyxy in input pixels."""
         return self.decode_boxes(first_box_preds, self.anchors(x))
 
-    def find(self, F, x, cls_preds, box_preds, landmark_preds, *rest):
+    def find(self, F, x, cls_preds, box_preds, landmark_preds, *rest, least: float = 0.0):
         """Find faces in a batch; a call of the net takes x alone.
 
         Parameters
@@ -145,6 +145,8 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
             RGB, normalised as ``net.facts`` says.
         cls_preds, ...
             What the network gives for it.
+        least
+            See :meth:`AnchorDetector.find`.
 
         Returns
         -------
@@ -160,7 +162,7 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
         # Which anchor a row is from, and where that lies, for the mesh of those that are left.
         number = F.broadcast_like(F.contrib.arange_like(scores, axis=1).reshape((1, -1, 1)), scores)
         frames = F.broadcast_like(anchors, boxes)
-        rows = self._suppress(F, F.concat(F.zeros_like(scores), scores, boxes, points, number, frames, dim=-1))
+        rows = self._suppress(F, F.concat(F.zeros_like(scores), scores, boxes, points, number, frames, dim=-1), least)
         cuts = ((0, 1), (1, 2), (2, 6), (6, 16), (16, 17), (17, 21))
         *found, number, frames = (F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in cuts)
         if self.network.mesh_head is None:

@@ -256,7 +256,7 @@ class BoxesAlone:
     )
 
     def __init__(self, net):
-        self.net, self.network = net, net.network
+        self.net, self.network, self.close_canvas = net, net.network, net.close_canvas
         self.set_nms, self.collect_params, self.hybridize = net.set_nms, net.collect_params, net.hybridize
 
     def __call__(self, x):
@@ -264,12 +264,10 @@ class BoxesAlone:
         return self.finish(x, self.network(x))
 
     def finish(self, x, preds, score_thresh: float = 0.0):
-        """The same of what the network gave, whatever the threshold, which spares a net the points of weak boxes: here
-        are none.
-        """
+        """The same of what the network gave."""
         cls_preds, box_preds, *_ = preds
         with x.ctx:
-            return self.net.find_boxes(mx.nd, x, cls_preds, box_preds)
+            return self.net.find_boxes(mx.nd, x, cls_preds, box_preds, least=score_thresh)
 
 
 def merged_validator(parts: Sequence[Callable]) -> Callable | None:

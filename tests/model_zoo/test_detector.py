@@ -91,6 +91,12 @@ def test_suppression_looks_at_as_many_boxes_as_have_a_score_and_at_no_more_than_
             for one, wanted in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(one, wanted)
     assert (found[0] >= 0).sum(axis=1).max() <= 5
+    net.set_nms(0.4, -1, 750, 0.3)
+    sure = [o.asnumpy() for o in net.finish(X, net.network(X), 0.9)]
+    wanted = expected[1][..., 0] >= 0.9
+    assert asked[-1] < asked[0] and wanted.any()
+    for one, all_of_them in zip(sure, expected, strict=True):
+        np.testing.assert_array_equal(one[wanted], all_of_them[wanted])
     net.set_nms(score_thresh=1.0)
     assert (net(X)[0].asnumpy() == -1).all() and asked[-1] == 64
 

@@ -12,7 +12,7 @@ from gluonface.model_zoo.counting import count_macs, count_parameters
 from gluonface.model_zoo.maskface import DATASETS, MODELS, VARIANTS, keypoint_macs
 from gluonface.nn.roi import WidenBoxes
 from gluonface.pipeline import FaceAnalyzer
-from gluonface.training.detection import load_start
+from gluonface.training.detection import BoxesAlone, load_start
 
 LIGHT = "maskface_mobilenet0.25_fc26"
 TRAINED = "retinaface_mobilenet0.25_mask"  # comes with the package
@@ -248,7 +248,7 @@ def test_points_are_looked_for_in_boxes_of_the_score_that_is_asked_for(shared, m
     wanted = scores[..., 0] >= score_thresh
     assert 0 < sum(looked_at) <= wanted.sum() < (ids[..., 0] >= 0).sum()
     for before, after in zip((ids, scores, boxes), found):
-        np.testing.assert_array_equal(after, before)
+        np.testing.assert_array_equal(after[wanted], before[wanted])
     np.testing.assert_allclose(found[3][wanted], landmarks[wanted], atol=5e-2)
     assert (found[3][~wanted] == -1).all()
 
@@ -338,6 +338,22 @@ def test_faces_of_an_analyzer_have_five_points_and_the_dense_ones(shared, num_po
         np.testing.assert_allclose(
             faces.landmarks5, SCHEMES[str(num_points)].five_points(faces.landmarks), rtol=1e-5, atol=1e-4
         )
+
+
+def test_canvases_end_where_photos_do_since_group_normalisation_looks_at_all_of_them(shared, rng):
+    analyzer = FaceAnalyzer(shared, size=96, score_thresh=0.0)
+    photos = [rng.integers(0, 256, size).astype(np.uint8) for size in ((40, 96, 3), (192, 130, 3), (40, 96, 3))]
+    assert [analyzer.letterbox_for(photo.shape[:2]).canvas_hw for photo in photos] == [(64, 96), (96, 96), (64, 96)]
+    assert analyzer.letterbox_for((64, 192)).resized_hw == (32, 96)
+    for size, canvas_hw in (((96, 96), (96, 96)), (None, (64, 96))):
+        assert FaceAnalyzer(shared, size=size).letterbox_for((40, 96)).canvas_hw == canvas_hw
+    assert BoxesAlone(shared).close_canvas
+    assert FaceAnalyzer(BoxesAlone(shared), size=96).letterbox_for((40, 96)).canvas_hw == (64, 96)
+    for faces, photo in zip(analyzer(photos), photos):
+        alone = analyzer(photo)
+        assert len(alone) == len(faces) > 0
+        np.testing.assert_allclose(faces.boxes, alone.boxes, atol=1e-2)
+        np.testing.assert_allclose(faces.landmarks, alone.landmarks, atol=0.1)
 
 
 def test_an_analyzer_looks_for_the_points_of_the_faces_it_gives_alone(shared, monkeypatch, rng):
