@@ -105,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.detections:
         detections, name = read_detections(args.detections, samples)
     else:
-        analyzer, name = build_proposer(args) if args.proposals else build_analyzer(args)
+        # Points that take a net time of their own are looked for where it is points that are measured.
+        boxes_alone = not args.points_only
+        analyzer, name = build_proposer(args) if args.proposals else build_analyzer(args, boxes_alone=boxes_alone)
         detections = detect(analyzer, read_photos(samples, turns), args)
 
     fitted = {}

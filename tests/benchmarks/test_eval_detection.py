@@ -64,7 +64,7 @@ class RedFinder:
 def red(script, monkeypatch):
     """eval_detection with the stand-in detector."""
     module = script("eval_detection")
-    monkeypatch.setattr(module, "build_analyzer", lambda args: (RedFinder(), args.model))
+    monkeypatch.setattr(module, "build_analyzer", lambda args, boxes_alone: (RedFinder(), args.model))
     return module
 
 
@@ -326,7 +326,7 @@ def test_several_scales_and_flips_go_to_test_time_augmentation(script, data, mon
 
     monkeypatch.setattr(detectors, "detect_multiscale", looked)
     module = script("eval_detection")
-    monkeypatch.setattr(module, "build_analyzer", lambda args: (RedFinder(), args.model))
+    monkeypatch.setattr(module, "build_analyzer", lambda args, boxes_alone: (RedFinder(), args.model))
     run = ["--model", "red", "--data", str(data)]
     module.main([*run, "--scales", "100", "200"])
     assert calls == [(size, [100, 200], False, None) for size in SIZES.values()]
@@ -338,6 +338,17 @@ def test_several_scales_and_flips_go_to_test_time_augmentation(script, data, mon
     assert calls[0] == ((60, 90), None, True, "gaussian")
 
 
+@pytest.mark.parametrize("flags", [(), ("--points-only",)])
+def test_points_that_take_time_are_looked_for_where_they_are_what_is_measured(
+    script, data, tmp_path, monkeypatch, flags
+):
+    module, asked = script("eval_detection"), []
+    build = lambda args, boxes_alone: (asked.append(boxes_alone), (RedFinder(), args.model))[1]  # noqa: E731
+    monkeypatch.setattr(module, "build_analyzer", build)
+    assert module.main(["--model", "red", "--data", str(data), *flags]) == 0
+    assert asked == [not flags]
+
+
 def test_several_long_sides_are_one_result(script, data, tmp_path, monkeypatch, capsys):
     detectors, calls = script("detectors"), []
 
@@ -347,7 +358,7 @@ def test_several_long_sides_are_one_result(script, data, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(detectors, "detect_multiscale", looked)
     module = script("eval_detection")
-    monkeypatch.setattr(module, "build_analyzer", lambda args: (RedFinder(), args.model))
+    monkeypatch.setattr(module, "build_analyzer", lambda args, boxes_alone: (RedFinder(), args.model))
     out = tmp_path / "result.json"
     words = ["--model", "red", "--data", str(data), "--size", "256,640", "--json", str(out)]
     module.main(words)
