@@ -40,6 +40,7 @@ from ablation import (
     add_start_arguments,
     add_test_arguments,
     cell,
+    chosen_rows,
     cut_short_in_words,
     draw_figures,
     flags_for,
@@ -130,7 +131,7 @@ ROWS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    rows = [row for row in ROWS if not args.rows or row.folder in args.rows]
+    rows = chosen_rows(args, ROWS)
     test = Test(args)
 
     about = {
@@ -172,9 +173,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--roi-scale", type=float, default=1.0, metavar="X", help="margin about boxes (default: 1, the paper: none)"
     )
     args = parse_with_passed_on(parser, argv, "train_maskface.py", OWN_FLAGS)
-    refuse_flags_of_no_row(
-        parser, args.flags, [row for row in ROWS if not args.rows or row.folder in args.rows], TAKERS
-    )
+    refuse_flags_of_no_row(parser, args, ROWS, TAKERS)
     return args
 
 

@@ -38,6 +38,7 @@ from ablation import (
     add_test_arguments,
     cell,
     change,
+    chosen_rows,
     cut_short_in_words,
     draw_figures,
     each_seed,
@@ -131,7 +132,7 @@ ROWS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    rows = [row for row in ROWS if not args.rows or row.folder in args.rows]
+    rows = chosen_rows(args, ROWS)
     test = Test(args)
 
     about = {

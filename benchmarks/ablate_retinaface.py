@@ -47,6 +47,7 @@ from ablation import (
     add_test_arguments,
     cell,
     change,
+    chosen_rows,
     cut_short_in_words,
     draw_figures,
     each_seed,
@@ -198,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return tabulate(
         args,
         argv,
-        [row for row in every_row if not args.rows or row.folder in args.rows],
+        chosen_rows(args, every_row),
         row_trainer("train_retinaface.py", args, flags_of),
         test,
         every_row=every_row,
@@ -227,12 +228,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parse_with_passed_on(parser, argv, "train_retinaface.py", OWN_FLAGS)
     if not model_facts(args.model).variant:
         parser.error(f"--model: {args.model} has no mesh; those that have are called retinaface_<backbone>_mesh<V>_...")
-    learning = [row.folder for row in ROWS if row.mesh and (not args.rows or row.folder in args.rows)]
+    learning = [row.folder for row in chosen_rows(args, ROWS) if row.mesh]
     if learning and not args.mesh:
         parser.error(f"give the meshes of the rows {', '.join(learning)} with --mesh, or leave these out with --rows")
-    refuse_flags_of_no_row(
-        parser, args.flags, [row for row in ROWS if not args.rows or row.folder in args.rows], TAKERS
-    )
+    refuse_flags_of_no_row(parser, args, ROWS, TAKERS)
     return args
 
 

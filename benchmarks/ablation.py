@@ -103,11 +103,17 @@ def parse_with_passed_on(
     return args
 
 
+def chosen_rows(args: argparse.Namespace, rows: Iterable[Any]) -> list:
+    """The rows that --rows names; all without it."""
+    return [row for row in rows if not args.rows or row.folder in args.rows]
+
+
 def refuse_flags_of_no_row(
-    parser: argparse.ArgumentParser, flags: Sequence[str], rows: Sequence[RunRow], takers: Takers
+    parser: argparse.ArgumentParser, args: argparse.Namespace, rows: Iterable[RunRow], takers: Takers
 ) -> None:
-    """End a script whose command line passes on a flag that none of the rows takes."""
-    given, _ = _split_flags(flags, list(takers))
+    """End a script whose command line passes on a flag that none of its rows takes."""
+    rows = chosen_rows(args, rows)
+    given, _ = _split_flags(args.flags, list(takers))
     idle = [name for name in given if not any(map(takers[name], rows))]
     if idle:
         parser.error(f"{', '.join(idle)}: does nothing for the rows {', '.join(row.folder for row in rows)}")
