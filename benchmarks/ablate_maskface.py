@@ -20,10 +20,11 @@ so that a table with fewer seeds is there early; --collect tabulates what is the
 The last weights (their moving average, with --ema-decay) are measured: average precision and recall at one false
 positive a photo on --det-val; on --points-val the error of the dense landmarks of the labelled faces that were found,
 over the distance of the outer eye corners, and of the five points, over the size of the box (the words are those of
-eval_detection.py and eval_landmarks.py). Rows find different faces, and one that misses the hard ones may have the
-smaller error; so the AUC of the dense landmarks is compared, too, in which a missed face is a failure. A row is
-compared with the paper's net. A difference counts only where it is larger than twice its standard error over the seeds;
-with two seeds that is a coarse measure, and the table says "within the spread" otherwise.
+eval_detection.py and eval_landmarks.py). What scores less than .1 is not found there: after a short training a photo
+has hundreds of such boxes, and each costs a pass of the keypoint head. Rows find different faces, and one that misses
+the hard ones may have the smaller error; so the AUC of the dense landmarks is compared, too, in which a missed face is
+a failure. A row is compared with the paper's net. A difference counts only where it is larger than twice its standard
+error over the seeds; with two seeds that is a coarse measure, and the table says "within the spread" otherwise.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ OWN_FLAGS = {
     *(f"--{no}{name}" for name in ("context", "keypoints", "low-quality") for no in ("", "no-")),
     *("--epochs", "--seed", "--resume", "--save-prefix", "--max-minutes"),
 }
+#: Faces whose points are measured have this score at least.
+POINTS_SCORE = 0.1
 #: Flags of it that go to some rows alone.
 TAKERS = dict.fromkeys(("--max-proposals", "--val-points"), lambda row: row.options.get("keypoints", True))
 #: Figures of a run that are compared: key -> words, factor, decimals.
@@ -142,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "start": args.start,
         "epochs": args.epochs,
         "size": args.size,
+        "points_score": POINTS_SCORE,
         "flags": passed_on(args),
         "domains": test.domains,
     }
@@ -224,11 +228,13 @@ class Test:
 
     def figures(self, net) -> dict:
         """All figures of a net; of points that it does not give they are None."""
-        options = {"size": self.args.size, "score_thresh": LOW_SCORE, "batch_size": 8}
-        boxes = FaceAnalyzer(BoxesAlone(net), **options).stream(sample.image_path for sample in self.crowd)
+        options = {"size": self.args.size, "batch_size": 8}
+        boxes = FaceAnalyzer(BoxesAlone(net), score_thresh=LOW_SCORE, **options).stream(
+            sample.image_path for sample in self.crowd
+        )
         crowd = evaluate_detections(boxes, [sample.faces for sample in self.crowd])
         paths = [sample.image_path for sample in self.pointed]
-        found = dict(zip(paths, FaceAnalyzer(net, **options).stream(paths)))
+        found = dict(zip(paths, FaceAnalyzer(net, score_thresh=POINTS_SCORE, **options).stream(paths)))
         five = evaluate_detections(found.values(), [sample.faces for sample in self.pointed])
         dense = landmark_figures(self.dense, [found[sample.image_path] for sample in self.dense], "interocular")
         has_dense = str(net.num_points) == self.dense[0].faces.scheme
@@ -272,8 +278,9 @@ def describe(result: dict) -> list[str]:
     parts = [
         f"`{result['model']}`{channels}{margin}, every row from `{result['start']}`, {runs_in_words(result)}, "
         f"long side {result['size']}; AP and recall on {result['domains']['detection']}; errors of points over the "
-        f"faces that a row finds, AUC over all, of {result['domains']['points']}. Differences from the first row. The "
-        "paper's column is its own figure (ResNet-50, 19 points on AFLW, of the face's size), comparable in sign alone."
+        f"faces that a row finds (score {result['points_score']:g} and above), AUC over all, of "
+        f"{result['domains']['points']}. Differences from the first row. The paper's column is its own figure "
+        "(ResNet-50, 19 points on AFLW, of the face's size), comparable in sign alone."
     ]
     head = ["", *(words for words, *_ in COMPARED.values()), "faces missed there", "minutes a run", "paper: AFLW"]
     parts.append(markdown_table([head, *map(_cells, result["rows"])]))

@@ -304,7 +304,7 @@ class Detection:
         for output in self.net.network(mx.nd.from_numpy(x)):
             output.wait_to_read()
         clock.append(time.perf_counter())
-        outputs = self.analyzer.detect_canvas(x)
+        outputs = self.analyzer.detect_canvas(x, self.analyzer.score_thresh)
         clock.append(time.perf_counter())
         postprocess(outputs, [box] * len(images), self.analyzer.score_thresh)
         clock.append(time.perf_counter())

@@ -162,6 +162,8 @@ class Results:
                 "size",
                 "domains",
                 "channels",
+                "roi_scale",
+                "points_score",
             ),
             "ablation_retinaface": (
                 "model",

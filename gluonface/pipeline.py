@@ -123,7 +123,9 @@ class FaceAnalyzer(Analyzer):
         self._set_nms(nms_thresh)
 
     def _forward(self, canvases: Sequence[np.ndarray], score_thresh: float) -> Callable[[], Sequence[mx.nd.NDArray]]:
-        x = prepared(canvases, self.facts, self.ctx)
+        return self._started(prepared(canvases, self.facts, self.ctx), score_thresh)
+
+    def _started(self, x: mx.nd.NDArray, score_thresh: float) -> Callable[[], Sequence[mx.nd.NDArray]]:
         # MXNet computes in the background; what has to wait for the network is left for later.
         if hasattr(self.net, "finish"):
             return functools.partial(self.net.finish, x, self.net.network(x), score_thresh)
@@ -133,21 +135,23 @@ class FaceAnalyzer(Analyzer):
     def _collect(self, handle: Callable[[], Sequence[mx.nd.NDArray]]) -> tuple[np.ndarray, ...]:
         return tuple(output.asnumpy() for output in handle())
 
-    def detect_canvas(self, x: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    def detect_canvas(self, x: np.ndarray | Sequence[np.ndarray], score_thresh: float = 0.0) -> tuple[np.ndarray, ...]:
         """Run the net on prepared canvases (`gluonface.analysis.preprocess`); `gluonface.analysis.postprocess` makes
         `Faces` of what comes out.
 
         Parameters
         ----------
         x : (B, 3, h, w) float32 array, or a sequence of B arrays (3, h, w)
+        score_thresh : float
+            Weaker boxes may be left out, or come without points and mesh, as is faster.
 
         Returns
         -------
         ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4) and landmarks (B, n, 2K) where the net has them
             Canvas pixels, best first, padded with -1.
         """
-        x = np.stack(x).astype(np.float32, copy=False)
-        return self._collect(functools.partial(self.net, mx.nd.from_numpy(x).as_in_context(self.ctx)))
+        x = mx.nd.from_numpy(np.stack(x).astype(np.float32, copy=False)).as_in_context(self.ctx)
+        return self._collect(self._started(x, score_thresh))
 
     def _set_nms(self, nms_thresh: float | None) -> None:
         net = self.net

@@ -337,11 +337,12 @@ def test_the_topology_of_a_net_s_meshes_is_told_to_the_analyzer():
 # The lower level
 
 
-def test_the_parts_put_together_are_the_whole():
+@pytest.mark.parametrize("share", [0, 1])
+def test_the_parts_put_together_are_the_whole(share):
     one = analyzer()
     boxes = [letterbox(image.shape[:2], (128, 128)) for image in PHOTOS]
     x = np.stack([preprocess(image, box, FACTS) for image, box in zip(PHOTOS, boxes)])
-    outputs = one.detect_canvas(x)
+    outputs = one.detect_canvas(x, share * one.score_thresh)
     assert all(isinstance(output, np.ndarray) for output in outputs)
     assert postprocess(outputs, boxes, one.score_thresh) == one(PHOTOS) == one.detect_letterboxed(PHOTOS, boxes)
 

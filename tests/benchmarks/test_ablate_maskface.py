@@ -120,6 +120,7 @@ def summary(module, measured, rows):
         "model": MODEL,
         "channels": None,
         "roi_scale": 1.3,
+        "points_score": 0.1,
         "start": "retinaface_mobilenet0.25_mask",
         "epochs": 6,
         "minutes": 30,

@@ -365,6 +365,8 @@ def test_an_analyzer_looks_for_the_points_of_the_faces_it_gives_alone(shared, mo
     faces = FaceAnalyzer(shared, size=96, score_thresh=middle)(photo)
     assert thresholds == [middle] and len(faces) == (scores >= middle).sum()
     assert (faces.landmarks.reshape(len(faces), -1) != -1).any(axis=1).all()
+    FaceAnalyzer(shared, size=96).detect_canvas(np.zeros((1, 3, 96, 96), np.float32), middle)
+    assert thresholds == [middle, middle]
 
 
 # ---- weights and options ---------------------------------------------------------------------------------------------
