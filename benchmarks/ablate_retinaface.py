@@ -273,7 +273,8 @@ class Test:
         self.args = args
         self.crowd = read_jsonl(args.det_val, args.images)
         self.topology = load_topology(args.topology) if args.topology else topology_468()
-        self.pointed = FaceJsonLines(args.points_val, args.images, meshes=args.mesh, topology=self.topology).samples
+        meshes = {"meshes": args.mesh, "topology": self.topology} if args.mesh else {}
+        self.pointed = FaceJsonLines(args.points_val, args.images, **meshes).samples
         if args.mesh and all(sample.faces.mesh is None for sample in self.pointed):
             raise DataError(f"{args.points_val}: expected faces with meshes, rows of {args.mesh}, got none")
         self.domains = {

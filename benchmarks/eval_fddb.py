@@ -14,6 +14,9 @@ set: discrete, faces overlapped by more than --iou; continuous, the sum of the o
 annotated ellipses, so that even the best rectangle overlaps by .84 (gluonface.metrics.fddb): --shape ellipse takes the
 ellipses in the boxes, --truth box the rectangles round the annotated ellipses. The JSON says which.
 
+MaskFace (section 4.1) counts the faces, too, that the authors of S3FD labelled besides. They are no part of the
+official set and are not read here, where they are false positives: its figures cannot be set beside these.
+
 Profile faces (KPNet's PFDDB): the photos with a face turned by more than 30 degrees; the list is not published. Give
 one with --photos, a name a line, with or without .jpg.
 """

@@ -462,6 +462,15 @@ def aligned(result: dict) -> str:
         words = f"around labelled faces at {result['face_pixels']} pixels"
     if "squares" in result:
         return f"in squares about labelled boxes, {size_in_words(result['size'])}"
+    # What differs from how the script or the detector has it by itself.
+    if "short_side" in result:
+        words += f", short side {result['short_side']}"
+    elif "size" in result:
+        words += f", {size_in_words(result['size'])}"
+    if "score_thresh" in result:
+        words += f", score {result['score_thresh']:g} and above"
+    if result["align"] == "detections" and "match_iou" in result:
+        words += f", the surest one over IoU {result['match_iou']:g}"
     flips = {"none": "", "points": ", mirrored too", "heatmaps": ", heatmaps of the mirror image averaged"}
     return f"{words}{flips[result['flip']]}, decoder {result['decoder']}"
 

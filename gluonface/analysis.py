@@ -572,7 +572,8 @@ class Analyzer(Backend):
         boxes: Sequence[Letterbox],
         score_thresh: float | None = None,
     ) -> list[Faces]:
-        """Find faces in images (H, W, 3) uint8 RGB laid on canvases as told, as one batch.
+        """Find faces in images (H, W, 3) uint8 RGB laid on canvases as told, as one batch: all of them, ``max_faces``
+        and dense landmarks are left to the caller, who may have other views of the same faces.
 
         Parameters
         ----------
@@ -593,12 +594,11 @@ class Analyzer(Backend):
                 f"{len(boxes)} of canvases {sorted({box.canvas_hw for box in boxes})}"
             )
         thresh = self.score_thresh if score_thresh is None else score_thresh
-        # The dense landmarks are left to the caller, who may have other views of the same faces.
         sent = self._send([apply_letterbox(*pair) for pair in zip(images, boxes)], thresh)
         return [
             faces
             for rows, handle in sent
-            for faces in postprocess(self._collect(handle), boxes[rows], thresh, self.max_faces, self.topology)
+            for faces in postprocess(self._collect(handle), boxes[rows], thresh, topology=self.topology)
         ]
 
 

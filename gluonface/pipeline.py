@@ -52,7 +52,9 @@ class FaceAnalyzer(Analyzer):
     ctx : mx.Context, optional
         Where named nets run (CPU by default); a given net runs where its parameters are.
     size : int, (int, int), "auto" or None
-        An int S: the photo's long side becomes S, smaller or larger, on a canvas S x S. A pair (h, w): that canvas.
+        An int S: the photo's long side becomes S, smaller or larger, on a canvas S x S; on one that ends where the
+        photo does, rounded up as with None, of a net that looks at all of it (``net.close_canvas``). A pair (h, w):
+        that canvas.
         "auto": the size the net is meant for (``net.facts.size``). None: the photo keeps its size, on a canvas rounded
         up to a multiple of ``net.stride``, of 32 where the net has none. For faces of very different sizes in one photo
         see `gluonface.tta.detect_multiscale`.

@@ -628,6 +628,10 @@ def test_an_engine_of_fixed_canvases_looks_at_several_sizes_on_the_smallest_that
     faces = detect_multiscale(one, PHOTOS[4], long_sides=(128, 256), flip=False, size_ranges=[(0, 999)] * 2)
     assert one.runs == [((128, 128), 1), ((192, 256), 1)]
     assert [round(float(score) * 255) for score in faces.scores] == [230, 180]  # of three, the best two
+    # Of a run all are taken: the best one, of 28 pixels, goes with the range of sizes.
+    faces = detect_multiscale(one, PHOTOS[4], long_sides=(128, 256), flip=False, size_ranges=[(30, 999)] * 2)
+    assert [round(float(score) * 255) for score in faces.scores] == [180, 130]
+    one.runs.clear()
     with pytest.raises(InputError, match="among 256x256, 256x192, 128x128, which this network can take, got 320x"):
         detect_multiscale(one, PHOTOS[4], long_sides=(128, 300), flip=False)
 

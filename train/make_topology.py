@@ -112,7 +112,11 @@ def mediapipe_topology(args: argparse.Namespace) -> MeshTopology:
     triangles = triangles if args.triangles is None else read_array(args.triangles)
     if args.points68 is None:
         raise DataError("expected --points68, JSON with the tables `common` and `fitted`")
-    tables = json.loads(Path(args.points68).read_text("utf-8"))
+    tables = read_lists(args.points68)
+    if not {"fitted", "common"} <= set(tables):
+        raise DataError(
+            f"{args.points68}: expected the tables `common` and `fitted`, got {', '.join(tables) or 'none'}"
+        )
     arguments = {
         "points": {"68": np.array(tables["fitted"]), "68_common": np.array(tables["common"])},
         "nose_tip": NOSE_TIP,
@@ -175,7 +179,7 @@ def read_array(source: str) -> np.ndarray:
         if suffix == ".json":
             return np.array(json.loads(Path(path).read_text("utf-8")))
         arrays = import_optional("scipy.io", "train").loadmat(path) if suffix == ".mat" else read_arrays(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:  # the last: Matlab's files since 7.3, which are HDF5
         raise DataError(f"{source}: {error}") from error
     arrays = {name: array for name, array in arrays.items() if not name.startswith("__")}
     if not key and len(arrays) == 1:
@@ -194,16 +198,19 @@ def whole_numbers(array: np.ndarray, source: str) -> np.ndarray:
 
 def read_parts(source: str | None) -> dict[str, list[int]]:
     """The JSON of parts or outlines; empty for None."""
-    if source is None:
-        return {}
+    return {} if source is None else read_lists(source)
+
+
+def read_lists(source: str) -> dict[str, list[int]]:
+    """Lists of vertices by name, of a JSON file."""
     try:
-        parts = json.loads(Path(source).read_text("utf-8"))
+        lists = json.loads(Path(source).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{source}: {error}") from error
-    lists = isinstance(parts, dict) and all(isinstance(rows, list) for rows in parts.values())
-    if not lists or not all(type(number) is int for rows in parts.values() for number in rows):
+    alike = isinstance(lists, dict) and all(isinstance(rows, list) for rows in lists.values())
+    if not alike or not all(type(number) is int for rows in lists.values() for number in rows):
         raise DataError(f'{source}: expected {{"left eye": [vertices ...], ...}}')
-    return parts
+    return lists
 
 
 if __name__ == "__main__":

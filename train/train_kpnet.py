@@ -40,8 +40,6 @@ from __future__ import annotations
 import argparse
 import logging
 
-import numpy as np
-
 from gluonface._compat import mx
 from gluonface.box_mapping import BoxMapping
 from gluonface.data.facejsonl import FaceJsonLines
@@ -49,11 +47,11 @@ from gluonface.data.transforms.presets.kpnet import WholePhoto
 from gluonface.data.transforms.presets.retinaface import RetinaFaceSamples
 from gluonface.decode import SCALE_SIGMA, SCORE_POINTS
 from gluonface.engine import Engine, TrainConfig, add_training_arguments, config_from_args, seed_everything
-from gluonface.errors import DataError, InputError
+from gluonface.errors import InputError
 from gluonface.loss import AnchorLoss, MapLoss, SquarePointsLoss, TagLoss
 from gluonface.model_zoo import get_model
 from gluonface.model_zoo.kpnet import HEADS, READERS
-from gluonface.targets import AnchorTargets, KPNetTargets, TagTargets, labelled_points
+from gluonface.targets import AnchorTargets, KPNetTargets, TagTargets
 from gluonface.training.config import refuse_flags
 from gluonface.training.detection import (
     NormalisedBatches,
@@ -62,6 +60,7 @@ from gluonface.training.detection import (
     add_size_arguments,
     add_view_arguments,
     anchor_targets,
+    check_points,
     detection_validator,
     idle_view_flags,
     images_of,
@@ -231,10 +230,7 @@ def make_views(args: argparse.Namespace, seed: int, num_points: int) -> RetinaFa
         No face of them has so many points.
     """
     samples = [sample for part in training_samples(args) for sample in part]
-    if not any(np.isfinite(labelled_points(sample.faces, num_points)).any() for sample in samples):
-        flag = "--train" if args.train else "--train-points"
-        expected = "landmarks5" if num_points == 5 else f"landmarks of the scheme {num_points}"
-        raise DataError(f"{flag}: expected faces with {expected}, as the net has {num_points} points; found none")
+    check_points(samples, num_points, "--train" if args.train else "--train-points")
     whole = WholePhoto(size=args.data_shape, min_face=args.min_face) if args.whole_photos else None
     return training_views(args, samples, seed, whole)
 

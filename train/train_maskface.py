@@ -65,6 +65,7 @@ from gluonface.training.detection import (
     add_size_arguments,
     add_view_arguments,
     anchor_targets,
+    check_points,
     detection_validator,
     idle_view_flags,
     images_of,
@@ -73,6 +74,7 @@ from gluonface.training.detection import (
     merged_validator,
     training_samples,
     training_views,
+    with_landmarks,
 )
 from gluonface.training.inputs import add_base_argument, add_data_arguments, batch_loader, image_preparer
 
@@ -217,10 +219,18 @@ def build_net(args: argparse.Namespace):
     return net
 
 
-def make_views(args: argparse.Namespace, seed: int) -> RetinaFaceSamples:
-    """An epoch's views of the photos, as the phase and the flags say."""
+def make_views(args: argparse.Namespace, seed: int, num_points: int) -> RetinaFaceSamples:
+    """An epoch's views of the photos, as the phase and the flags say.
+
+    Raises
+    ------
+    DataError
+        No face of them has so many points.
+    """
     complete, partial = training_samples(args)
     samples = [*complete, *partial]
+    if num_points:
+        check_points(samples, num_points, "--train")
     common = {"size": args.data_shape, "min_face": args.min_face, "degrade": Degrade() if args.degrade else None}
     if args.phase == "detection":
         transform = MaskFaceTrainTransform(scales=tuple(args.scales), face_prob=args.face_prob, **common)
@@ -297,7 +307,7 @@ def validator(args: argparse.Namespace, num_points: int):
     Raises
     ------
     InputError
-        The net has no dense landmarks to validate.
+        The net has no dense landmarks to validate, or others than the annotations.
     """
     if args.val_points and num_points in (0, 5):
         raise InputError(
@@ -309,6 +319,11 @@ def validator(args: argparse.Namespace, num_points: int):
         parts.append(lambda net: boxes(BoxesAlone(net)))
     if args.val_points:
         samples = FaceJsonLines(args.val_points, images_of(args, args.val_points)).samples
+        scheme = with_landmarks(samples)[0].faces.scheme
+        if scheme != str(num_points):
+            raise InputError(
+                f"{args.val_points}: expected landmarks of {num_points} points, as {args.model} has here, got {scheme}"
+            )
         parts.append(landmark_validator(samples, args.val_size, args.norm))
 
     # A missed face counts in the AUC, not in the NME.
@@ -335,7 +350,8 @@ def main(argv=None) -> None:
         best_key=best_key,
         watched=losses.watched,
     )
-    views, targets = make_views(args, config.seed), make_targets(args, net.num_points)
+    views = make_views(args, config.seed, net.num_points)
+    targets = make_targets(args, net.num_points)
     with batch_loader(
         views, targets.encode_labels, config, args.worker_kind, engine.rank, engine.num_workers
     ) as loader:

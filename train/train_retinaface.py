@@ -12,8 +12,9 @@ commands, the hours they took and the figures they gave are in model_zoo/retinaf
 .._mask.md.
 
 The whole of the paper, with the recipe above, where faces whose annotation names a row of ``meshes.npz`` learn a mesh,
-too, and other photos may be added of which one face each is labelled; the rows of its ablation (Table 1) are flags:
-``--deformable no --no-cascade`` (baseline), ``--deformable no``, neither, each without ``--mesh``, and with:
+too, and other photos may be added of which one face each is labelled. The rows of its ablation (Table 1) are flags:
+``--deformable no --no-cascade`` (baseline), ``--deformable yes --no-cascade``, ``--deformable yes``, all of them with
+``--landmark-weight 0`` and without ``--mesh``; benchmarks/ablate_retinaface.py makes them all, and the tasks on top:
 
     python train/train_retinaface.py --model retinaface_resnet50_v1b_mesh1103_widerface --pretrained-base \
         --train data/widerface_train.jsonl --train-points data/aflw_train.jsonl --images ~/photos \
@@ -168,7 +169,7 @@ def build_net(args: argparse.Namespace):
     net = get_model(args.model, pretrained_base=args.pretrained_base, **options)
     net.initialize(mx.init.MSRAPrelu(slope=0))
     if args.start:
-        load_start(net, args.start)
+        load_start(net, args.start, anew=("network.mesh_head.",))
     net.network(mx.nd.zeros((1, 3, 64, 64)))
     return net
 
@@ -217,7 +218,8 @@ class CascadeLosses(mx.gluon.Block):
 
     The first head's anchors are known beforehand, and ``per_anchor`` makes its parts means over those of the whole
     batch. Which learn in the second, or only, head is found out on each device: its parts are means over those of the
-    images there, and count in the batch by the number of these images.
+    images there, and count in the batch by the number of these images. For that each device's first head is waited for,
+    so that of several devices one begins after the other; their backward passes go on side by side.
     """
 
     def __init__(self, args: argparse.Namespace, topology: MeshTopology | None):

@@ -7,7 +7,9 @@ timed, which brings weights back into the caches and wakes sleeping threads, and
 Network alone means of onnxruntime, OpenVINO, ncnn and MXNet the raw predictions from a normalised input, and of the
 artefact the whole compiled function: normalisation, decoding and non-maximum suppression are inside, a handicap.
 End to end means from a decoded photo to `Faces` (of a landmark net: from a photo and five points to landmarks), the
-code before and after the network being that of `gluonface.analysis` with every engine.
+code before and after the network being that of `gluonface.analysis` with every engine. A net that looks for points in
+the faces it has found (MaskFace) does so of the faces that are given as an artefact, and of every row that suppression
+may leave, 750 of them, as a graph of ONNX: end to end the two cannot be compared.
 """
 
 from __future__ import annotations

@@ -202,7 +202,8 @@ class _Artefact(Engine):
         return out
 
     def network(self, data) -> Sequence[np.ndarray]:
-        return self.module.run(self.bucket, data)
+        # Raw predictions of other engines have no points of faces that were found: no face is sure enough for them.
+        return self.module.run(self.bucket, data, score_thresh=2.0)
 
 
 class _FromOnnx(Engine):

@@ -39,7 +39,7 @@ def subset_topology(
     name : str
     shape : (N, 3) array
         The model's mean face: x to the viewer's right, y up, z towards the viewer.
-    triangles : (T, 3) int array
+    triangles : (T, 3) int array, or (3, T)
         Either order of their vertices will do; they are turned to face outwards together.
     vertices : (V,) int array, optional
         Those of the model that are used; by default all.
@@ -75,6 +75,12 @@ def subset_topology(
     if triangles_of not in ("subset", "model"):
         raise InputError(f"triangles_of: expected 'subset' or 'model', got {triangles_of!r}")
     _check_numbers("triangles", triangles, len(shape) if triangles_of == "model" else len(vertices))
+    if triangles.ndim == 2 and triangles.shape[1] != 3 and triangles.shape[0] == 3:
+        triangles = triangles.T
+    if triangles.ndim != 2 or triangles.shape[1] != 3:
+        raise InputError(f"triangles: expected (T, 3), got {triangles.shape}")
+    if uv is not None and np.shape(uv) != (len(shape), 2):
+        raise InputError(f"uv: expected {(len(shape), 2)}, a row for each vertex of the model, got {np.shape(uv)}")
     if triangles_of == "model":
         triangles = place[triangles]
         triangles = triangles[(triangles >= 0).all(axis=1)]

@@ -121,7 +121,8 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
     scoring : str
         One of `SCORINGS`; without a cascade there is one score.
     nms_thresh, nms_topk, post_nms, score_thresh
-        See :meth:`AnchorDetector.set_nms`. A mesh is worked out for each of ``post_nms`` rows, faces or not.
+        See :meth:`AnchorDetector.set_nms`. In a graph of fixed shapes a mesh is worked out for each of ``post_nms``
+        rows, faces or not; on arrays for as many as are faces.
     """
 
     def __init__(self, network, spec: AnchorSpec, facts: ModelFacts, *, scoring: str = "mean", **nms: float):
@@ -167,10 +168,22 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
         *found, number, frames = (F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in cuts)
         if self.network.mesh_head is None:
             return tuple(found)
+        if F is not mx.nd:
+            return *found, self._meshes(F, rest[0], found[0], number, frames)
+        # On arrays it is known how many rows are faces. Few numbers, few sizes.
+        ids, scores, *_ = found
+        count = int((F.broadcast_logical_and(ids >= 0, scores >= least)).sum(axis=1).max().asscalar())
+        kept = min(1 << max(0, count - 1).bit_length(), ids.shape[1])
+        mesh = self._meshes(F, rest[0], *(part[:, :kept] for part in (ids, number, frames)))
+        padding = F.full((len(ids), ids.shape[1] - kept, mesh.shape[2]), -1, ctx=mesh.ctx, dtype=mesh.dtype)
+        return *found, F.concat(mesh, padding, dim=1) if kept < ids.shape[1] else mesh
+
+    def _meshes(self, F, cells, ids, number, frames):
+        """Meshes (B, n, 3V) of rows: ids (B, n, 1), the numbers of their anchors and where these lie; -1 of padding."""
         # The rows that are padding take the first anchor's, and lose it again.
-        coded = self.network.mesh_head(rest[0], F.relu(number).reshape((0, -1)))
+        coded = self.network.mesh_head(cells, F.relu(number).reshape((0, -1)))
         mesh = self.decode_mesh(coded, frames)
-        return *found, F.where(F.broadcast_like(found[0], mesh) < 0, F.ones_like(mesh) * -1, mesh)
+        return F.where(F.broadcast_like(ids, mesh) < 0, F.ones_like(mesh) * -1, mesh)
 
 
 # ---- variants --------------------------------------------------------------------------------------------------------

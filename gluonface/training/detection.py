@@ -292,6 +292,27 @@ def detection_validator(samples: list[FaceSample], size: int) -> Callable:
     return evaluate
 
 
+def check_points(samples: Iterable[FaceSample], num_points: int, flag: str) -> None:
+    """Refuse training photos without a face that has the points of a net.
+
+    Parameters
+    ----------
+    samples : iterable of FaceSample
+    num_points : int
+        Of the net.
+    flag : str
+        Where the photos come from, for the message.
+
+    Raises
+    ------
+    DataError
+        No face has so many points.
+    """
+    if not any(np.isfinite(labelled_points(sample.faces, num_points)).any() for sample in samples):
+        expected = "landmarks5" if num_points == 5 else f"landmarks of the scheme {num_points}"
+        raise DataError(f"{flag}: expected faces with {expected}, as the net has {num_points} points; found none")
+
+
 def with_landmarks(samples: list[FaceSample]) -> list[FaceSample]:
     """The photos with dense landmarks, and on them the faces that have some and are not ignored.
 

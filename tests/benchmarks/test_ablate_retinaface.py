@@ -329,8 +329,9 @@ def test_nets_that_are_there_are_measured_once_and_again_after_another_epoch(mod
 
 def test_photos_without_meshes_are_an_error_and_so_is_nothing_to_tabulate(module, data, tmp_path):
     words = f"--out {tmp_path / 'runs'} --det-val {data} --points-val {data} --mesh {data.parent / 'meshes.npz'}"
-    with pytest.raises(DataError, match="no run has ended an epoch yet"):
-        module.main([*words.split(), "--collect"])
+    for more in (words, words.partition(" --mesh")[0] + " --rows baseline points"):
+        with pytest.raises(DataError, match="no run has ended an epoch yet"):
+            module.main([*more.split(), "--collect"])
     bare = FaceSample("a.png", (64, 96), FaceLabels([[16, 16, 60, 60]]), name="a.png")
     write_jsonl(tmp_path / "bare.jsonl", [bare])
     words = words.replace(f"--points-val {data}", f"--points-val {tmp_path / 'bare.jsonl'}")

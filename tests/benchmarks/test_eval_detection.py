@@ -233,6 +233,21 @@ def test_points_only_says_nothing_of_precision(red, data, tmp_path, capsys):
     assert "ap50" not in capsys.readouterr().out
 
 
+def test_a_detector_of_boxes_alone_misses_no_points(red, data, tmp_path, capsys):
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    for line in lines:
+        for face in line["faces"]:
+            x1, y1, x2, y2 = face["box"]
+            face["landmarks5"] = [[x1, y1], [x2, y1], [(x1 + x2) / 2, (y1 + y2) / 2], [x1, y2], [x2, y2]]
+            face["landmarks5_source"] = "human"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "result.json"
+    red.main(["--model", "red", "--data", str(data), "--json", str(out)])
+    result = json.loads(out.read_text())
+    assert (result["ap50"], result["nme5"], result["nme5_faces"], result["nme5_missed"]) == (1, None, 0, 0)
+    assert "five points" not in capsys.readouterr().out
+
+
 def test_the_recall_of_the_best_few_stands_beside(red, data, tmp_path, capsys):
     out = tmp_path / "result.json"
     red.main(["--model", "red", "--data", str(data), "--top", "1", "--json", str(out)])

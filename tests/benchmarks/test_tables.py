@@ -300,7 +300,16 @@ def test_points_of_a_detector_are_told_as_it_looked_and_those_of_one_look_stand_
     looks = {
         "boxes": landmarks(flip="none", face_pixels=256, nme=0.0321, missed=3),
         "photos": landmarks(
-            flip="none", align="detections", end_to_end=name, nme=0.036, missed=9, relative=0.05, compared=319
+            flip="none",
+            align="detections",
+            end_to_end=name,
+            nme=0.036,
+            missed=9,
+            relative=0.05,
+            compared=319,
+            size=320,
+            score_thresh=0.3,
+            match_iou=0.3,
         ),
     }
     for look, result in looks.items():
@@ -311,6 +320,10 @@ def test_points_of_a_detector_are_told_as_it_looked_and_those_of_one_look_stand_
     script("make_tables").main(["--root", str(project)])
     text = card.read_text()
     assert f"| {HELEN} | around labelled faces at 256 pixels, decoder dark | interocular | 3.21 % |" in text
+    looked = "long side 320, score 0.3 and above, the surest one over IoU 0.3"
+    assert f"| {HELEN} | found by {name}, {looked}, decoder dark | interocular | 3.60 % |" in text
+    short = landmarks(align="detections", end_to_end="d", short_side=640)
+    assert script("make_tables").aligned(short).startswith("found by d, short side 640, mirrored too")
     assert "+5.0 % of the NME, over the 319 faces found in both ways" in text
     assert f"NME by part, {HELEN}, around labelled faces at 256 pixels" in text
 

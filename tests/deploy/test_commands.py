@@ -137,6 +137,22 @@ def test_a_net_is_exported(tmp_path, capsys):
     assert next(output.name for output in graph.output) == "cls_preds"
 
 
+def test_a_net_is_exported_with_as_many_faces_as_are_wanted(tmp_path, capsys):
+    for name in ("mxnet", "onnx"):
+        pytest.importorskip(name)
+    import onnx
+
+    path = tmp_path / "net.onnx"
+    words = f"export retinaface_mobilenet0.25_mask --onnx {path} --size 64 --max-faces 7"
+    assert cli.main(words.split()) == 0
+    rows = {output.name: output.type.tensor_type.shape.dim[1].dim_value for output in onnx.load(path).graph.output}
+    assert set(rows.values()) == {7} and "bboxes" in rows
+    capsys.readouterr()
+    for name, more in (("retinaface_mobilenet0.25_mask", "--raw"), ("heatmap_mobilenetv2_1.0_sdd_fc26", "")):
+        assert cli.main(f"export {name} --onnx {path} --max-faces 7 {more}".split()) != 0
+        assert "--max-faces: expected a whole detector, got" in capsys.readouterr().err
+
+
 # bench
 
 

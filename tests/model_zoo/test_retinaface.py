@@ -216,6 +216,28 @@ def test_the_whole_net_pads_with_minus_1_and_a_batch_gives_what_its_images_give_
     assert all((o == -1).all() and o.shape[1] == 7 for o in arrays(net(x)))
 
 
+def test_meshes_are_worked_out_for_the_rows_that_are_faces_of_the_score_asked_for(monkeypatch):
+    net, x, asked = made(), images(), []
+    preds, head = net.network(x), net.network.mesh_head
+    monkeypatch.setattr(
+        head, "forward", lambda cells, rows: (asked.append(rows.shape[1]), type(head).forward(head, cells, rows))[1]
+    )
+    everything = arrays(net.finish(x, preds))
+    scores = everything[1][:, :, 0]
+    assert asked == [30] and (scores >= 0).sum(axis=1).tolist() == [30, 30]
+    for count in (0, 1, 3, 11):
+        middle = (
+            1.0 if count == 0 else (np.sort(scores.max(axis=0))[-count - 1] + np.sort(scores.max(axis=0))[-count]) / 2
+        )
+        few = arrays(net.finish(x, preds, middle))
+        most = int((scores >= middle).sum(axis=1).max())
+        assert asked[-1] == max(1, 2 ** int(np.ceil(np.log2(max(1, most)))))
+        assert few[4].shape == everything[4].shape and (few[4][:, asked[-1] :] == -1).all()
+        sure = scores >= middle
+        assert sure.any() or count == 0
+        np.testing.assert_allclose(few[4][sure], everything[4][sure], rtol=1e-4, atol=1e-3)
+
+
 def test_every_parameter_of_the_whole_network_is_trained_and_on_two_devices_alike():
     net, contexts = made(), [mx.cpu(0), mx.cpu(1)]
     net.collect_params().reset_ctx(contexts)

@@ -21,9 +21,17 @@ def script(load_script):
 def model(tmp_path):
     """Files of a pyramid of five vertices in a model of six."""
     np.save(tmp_path / "shape.npy", SHAPE)
-    np.savez(tmp_path / "model.npz", mean=SHAPE.ravel(), transposed=SHAPE.T, triangles=TRIANGLES)
+    np.savez(
+        tmp_path / "model.npz",
+        mean=SHAPE.ravel(),
+        transposed=SHAPE.T,
+        triangles=TRIANGLES,
+        columns=np.transpose(TRIANGLES),
+    )
     np.save(tmp_path / "halves.npy", np.array(TRIANGLES) + 0.5)
     np.savetxt(tmp_path / "vertices.txt", VERTICES)
+    # What Matlab writes since 7.3, as its first bytes say.
+    (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
     np.savetxt(tmp_path / "from_one.txt", np.array(VERTICES) + 1)
     np.savetxt(tmp_path / "triangles_from_one.txt", np.array(TRIANGLES) + 1)
     (tmp_path / "triangles.json").write_text(json.dumps(TRIANGLES))
@@ -61,7 +69,7 @@ def make(script, folder, *arguments):
             *("--triangles-of", "model", "--outlines", "@outlines.json"),
         ),
         (
-            *("--shape", "@model.npz:transposed", "--vertices", "@vertices.txt", "--triangles", "@triangles.json"),
+            *("--shape", "@model.npz:transposed", "--vertices", "@vertices.txt", "--triangles", "@model.npz:columns"),
             *("--parts", "@parts.json"),
         ),
         ("--shape", "@model.obj", "--parts", "@parts.json"),
@@ -110,10 +118,28 @@ def test_matlab_files_are_read(script, model):
     [
         (("--shape", "@none.npy", "--triangles", "@triangles.json"), "none.npy"),
         (("--shape", "@shape.npy"), "has no triangles"),
-        (("--shape", "@model.npz", "--triangles", "@triangles.json"), "ARRAY one of mean, transposed, triangles"),
+        (
+            ("--shape", "@model.npz", "--triangles", "@triangles.json"),
+            "ARRAY one of columns, mean, transposed, triangles",
+        ),
         (("--shape", "@shape.npy", "--triangles", "@halves.npy"), "halves.npy: expected whole numbers"),
         (("--shape", "@shape.npy", "--triangles", "@triangles.json", "--parts", "@triangles.json"), "expected {"),
         (("--shape", "@shape.npy", "--triangles", "@triangles.json"), "expected nose_tip"),
+        (("--shape", "@shape.npy", "--triangles", "@vertices.txt"), "triangles: expected (T, 3), got (5,)"),
+        (
+            (
+                "--shape",
+                "@shape.npy",
+                "--triangles",
+                "@triangles.json",
+                "--nose-tip",
+                "2",
+                "--uv",
+                "@model.npz:transposed",
+            ),
+            "uv: expected (6, 2), a row for each vertex of the model, got (3, 6)",
+        ),
+        (("--shape", "@new.mat:shapeMU", "--triangles", "@triangles.json"), "new.mat"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_and_nothing_is_written(script, model, arguments, message, capsys):

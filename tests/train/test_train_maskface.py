@@ -8,7 +8,7 @@ import pytest
 from gluonface._compat import mx
 from gluonface.data.base import FaceLabels
 from gluonface.engine import Engine, config_from_args
-from gluonface.errors import InputError
+from gluonface.errors import DataError, InputError
 from gluonface.geometry import box_iou
 from gluonface.image import save_image
 from gluonface.model_zoo import model_facts
@@ -178,7 +178,7 @@ def test_the_recipe_is_the_papers_unless_told_otherwise(script):
 def test_views_are_those_of_the_phase(script, drawn, tmp_path):
     def views_of(*more):
         args = script.parse_args(["--train", str(drawn / "all.jsonl"), "--no-frozen", *more])
-        return script.make_views(args, 0)
+        return script.make_views(args, 0, 5)
 
     detection = views_of().transform
     assert (detection.size, detection.scales, detection.face_prob) == (640, (0.5, 2.5), 0.5)
@@ -257,7 +257,7 @@ def test_without_low_quality_matches_a_face_between_the_anchors_has_none(script)
 def test_photos_of_which_one_face_is_labelled_train_points_only(script, drawn, tmp_path):
     partial = ("--train-points", str(drawn / "partial.jsonl"), "--phase", "both", "--crop-ratios", "1")
     args = script.parse_args(arguments(drawn, tmp_path, *partial))
-    views, targets = script.make_views(args, 0), script.make_targets(args, 5)
+    views, targets = script.make_views(args, 0, 5), script.make_targets(args, 5)
     _, labels = views.sample(11, 0)
     cls_targets, _, face_boxes, face_points = targets.encode_labels(labels)
     # Background is only where the photo is not.
@@ -286,6 +286,12 @@ def test_other_systems_and_points_that_are_not_validated_are_named(script, drawn
     args = script.parse_args(arguments(drawn, tmp_path, "--val-points", "x.jsonl"))
     with pytest.raises(InputError, match=f"--val-points: expected a net with dense landmarks, {FIVE} has 5 points"):
         script.validator(args, 5)
+    args = script.parse_args(arguments(drawn, tmp_path, "--val-points", str(drawn / "all.jsonl")))
+    with pytest.raises(InputError, match=f"all.jsonl: expected landmarks of 19 points, as {FIVE} has here, got 68"):
+        script.validator(args, 19)
+    with pytest.raises(DataError, match="--train: expected faces with landmarks of the scheme 19"):
+        script.make_views(args, 0, 19)
+    assert script.make_views(args, 0, 0)
 
 
 def test_the_best_weights_are_chosen_by_what_a_phase_is_for(script, drawn, tmp_path):

@@ -231,6 +231,19 @@ def test_where_the_first_of_two_heads_learns_is_refused_with_one_head(script, me
     script.parse_args(whole_arguments(meshed, tmp_path, flag, ".6"))
 
 
+def test_a_mesh_of_another_kind_starts_from_the_weights_of_this_one_but_for_its_own_layer(script):
+    name, words = "retinaface_mobilenet0.25_mesh5_fc26", ["--train", "x", "--start", WHOLE]
+    args = script.parse_args([*words, "--model", name, "--mesh", "m.npz", "--topology", "t.npz"])
+    net, source = script.build_net(args), get_model(WHOLE, pretrained=True)
+    ours, theirs = (n._collect_params_with_prefix() for n in (net, source))
+    assert set(ours) == set(theirs)
+    for key in ours:
+        if key.startswith("network.mesh_head."):
+            assert ours[key].shape != theirs[key].shape
+        else:
+            np.testing.assert_array_equal(ours[key].data().asnumpy(), theirs[key].data().asnumpy())
+
+
 def test_a_model_with_a_mesh_does_not_start_from_another_kind_of_checkpoint(script, meshed, tmp_path, capsys):
     other = ("--start-insightface", "mnet.25-0000.params")
     with pytest.raises(SystemExit):
