@@ -13,6 +13,7 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
   landmarks        every result of eval_landmarks.py
   pose             every result of eval_pose.py
   mesh             every result of eval_mesh.py
+  regressed        every result of regress_points.py
   pose_time        every result of time_pose.py
   attention        every result of attention_mos.py
   decoding         results of decode_heatmaps.py
@@ -30,8 +31,8 @@ In the documents the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME --
 
 The ``metric`` of a model's facts (what ``gluonface models`` shows) comes from the same results. They are found by name:
 detection/<model>-<data>-<size>[-rot90].json, landmarks/<model>-<what>.json, pose/<model>-<what>.json,
-mesh/<model>-<what>.json, latency/<model>-<size>.json, memory/<model>.json, decode/*.json, ablation/*.json,
-deploy/<model>-<height>x<width>.json, pose/attention_<model>.json, latency/pose_<model>.json,
+mesh/<model>-<what>.json, regressed/*.json, latency/<model>-<size>.json, memory/<model>.json, decode/*.json,
+ablation/*.json, deploy/<model>-<height>x<width>.json, pose/attention_<model>.json, latency/pose_<model>.json,
 latency/faces_<model>.json.
 """
 
@@ -114,6 +115,7 @@ class Results:
     landmarks: list[dict]
     pose: list[dict]
     mesh: list[dict]
+    regressed: list[dict]
     pose_time: list[dict]
     face_time: list[dict]
     attention: list[dict]
@@ -146,6 +148,7 @@ class Results:
                 "left_out",
             ),
             "mesh": ("model", "domain", "flip", "faces", "missed", "crops", "mesh", "five", "dense", "pose", "parts"),
+            "regressed": ("model", "backbone", "size", "params", "gf", "trained_on", "epochs", "rows"),
             "pose_time": ("model", "beside", "landmarks", "weights", "size_hw", "runs", "left_out", "paper", "machine"),
             "attention": ("model", "domain", "pairs", "faces", "missed"),
             "decode": ("machine", "faces", "points", "size", "median_ms"),
@@ -556,6 +559,32 @@ def _meshes(results: list[dict]) -> list[str]:
     return parts
 
 
+def regressed_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
+    """Five points regressed from crops, beside a detector's own."""
+    parts = []
+    for r in results.regressed:
+        parts.append(
+            f"Crops of {r['size']} pixels, {r['backbone']} ({r['params'] / 1e6:.2f} M parameters, {r['gf']:.3f} GF a "
+            f"face), {r['epochs']} epochs of {r['trained_on']}; on {r['rows'][0]['domain']}:"
+        )
+        head = ["points", "looked at", "error, of the face's size", "AUC", "failures", "missed"]
+        rows = [
+            [
+                f"`{one['model']}`",
+                "labelled boxes"
+                if one["align"] == "boxes"
+                else f"faces found, {size_in_words(one.get('size', 'auto'))}",
+                _percent(one["nme"]),
+                _percent(one["auc"]),
+                f"{_percent(one['failure_rate'])} > {_percent(one['threshold'], 0)}",
+                f"{one['missed']} of {one['faces']}",
+            ]
+            for one in r["rows"]
+        ]
+        parts.append(markdown_table([head, *rows]))
+    return "\n\n".join(parts)
+
+
 def pose_time_table(facts: list[ModelFacts], results: Results, path: Path) -> str:
     return "\n\n".join(_pose_time(results.pose_time))
 
@@ -866,6 +895,7 @@ _REGIONS = {
     "landmarks": landmarks_table,
     "pose": pose_table,
     "mesh": mesh_table,
+    "regressed": regressed_table,
     "pose_time": pose_time_table,
     "attention": attention_table,
     "decoding": decoding_table,

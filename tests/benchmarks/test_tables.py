@@ -431,6 +431,26 @@ def test_meshes_have_a_table_for_each_kind_of_figure(script, project):
         script("make_tables").main(["--root", str(project)])
 
 
+def test_regressed_points_stand_beside_a_detector_s_own(script, project):
+    folder = project / "benchmarks" / "results" / "regressed"
+    folder.mkdir()
+    common = {"domain": HELEN, "nme": 0.0412, "auc": 0.59, "failure_rate": 0.021, "threshold": 0.1, "faces": 330}
+    rows = [
+        {**common, "model": "regressor_x, labelled boxes", "align": "boxes", "missed": 0},
+        {**common, "model": f"{NAME}, its own", "align": "detections", "missed": 3, "size": 320},
+    ]
+    of_net = {"model": "regressor_x", "backbone": "x", "size": 112, "params": 212_000, "gf": 0.0123}
+    result = {**of_net, "trained_on": "lmk_train", "epochs": 20, "rows": rows}
+    (folder / "lmk_val.json").write_text(json.dumps(result))
+    path = project / "benchmarks" / "README.md"
+    path.write_text("<!-- begin:regressed -->\n<!-- end:regressed -->\n")
+    script("make_tables").main(["--root", str(project)])
+    text = path.read_text()
+    assert f"x (0.21 M parameters, 0.012 GF a face), 20 epochs of lmk_train; on {HELEN}:" in text
+    assert "| `regressor_x, labelled boxes` | labelled boxes | 4.12 % | 59.00 % | 2.10 % > 10 % | 0 of 330 |" in text
+    assert f"| `{NAME}, its own` | faces found, long side 320 | 4.12 % |" in text and "| 3 of 330 |" in text
+
+
 def test_a_detector_without_pose_has_rows_from_its_points_and_no_metric(script, project):
     nothing = {**dict.fromkeys(("mae", "yaw", "pitch", "roll", "geodesic", "by_yaw"), None), "on_boxes": None}
     path = project / "benchmarks" / "results" / "pose" / f"{NAME}-helen.json"
