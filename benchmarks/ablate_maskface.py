@@ -213,7 +213,10 @@ class Test:
     def __call__(self, row: Row, folder: Path) -> dict:
         """Figures of the run in a folder, measured once and kept there."""
         weights = folder / "last.params"
-        return measured_run(folder, self.args.size, self.domains, lambda: self.figures(self.net(row, weights)))
+        return measured_run(
+            *(folder, self.args.size, self.domains, lambda: self.figures(self.net(row, weights))),
+            points_score=POINTS_SCORE,
+        )
 
     def net(self, row: Row, weights: Path):
         """A row's net with the weights of a run."""

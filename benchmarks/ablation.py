@@ -355,9 +355,13 @@ def measured_once(path: Path, about: dict, measure: Callable[[], dict]) -> dict:
     return result
 
 
-def measured_run(folder: Path, size: int, domains: dict, figures: Callable[[], dict], name: str = "test") -> dict:
-    """`measured_once` of the weights that a run has got to: their ``figures`` on photos of a long side of ``size``."""
-    about = {"epochs": epochs_done(folder), "size": size, "domains": domains}
+def measured_run(
+    folder: Path, size: int, domains: dict, figures: Callable[[], dict], name: str = "test", **how: float
+) -> dict:
+    """`measured_once` of the weights that a run has got to: their ``figures`` on photos of a long side of ``size``, and
+    ``how`` they are measured beside that.
+    """
+    about = {"epochs": epochs_done(folder), "size": size, "domains": domains, **how}
     return measured_once(folder / f"{name}.json", about, lambda: {"seconds": seconds_of(folder), **figures()})
 
 

@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         detections = [faces.with_(boxes=fit(faces.boxes)) for faces in detections]
     detections = list(detections)
     matches = match_photos(detections, labels)
-    if all(faces.landmarks5 is None for faces in detections):
+    if not args.points_only and all(faces.landmarks5 is None for faces in detections):
         # Boxes alone say nothing of points: none is missed.
         matches = [dataclasses.replace(one, has_points=np.zeros_like(one.has_points)) for one in matches]
     result = rounded(

@@ -148,7 +148,7 @@ class Results:
                 "left_out",
             ),
             "mesh": ("model", "domain", "flip", "faces", "missed", "crops", "mesh", "five", "dense", "pose", "parts"),
-            "regressed": ("model", "backbone", "size", "params", "gf", "trained_on", "epochs", "rows"),
+            "regressed": ("model", "backbone", "size", "params", "gf", "weights", "rows"),
             "pose_time": ("model", "beside", "landmarks", "weights", "size_hw", "runs", "left_out", "paper", "machine"),
             "attention": ("model", "domain", "pairs", "faces", "missed"),
             "decode": ("machine", "faces", "points", "size", "median_ms"),
@@ -563,9 +563,10 @@ def regressed_table(facts: list[ModelFacts], results: Results, path: Path) -> st
     """Five points regressed from crops, beside a detector's own."""
     parts = []
     for r in results.regressed:
+        learnt = f"{r['epochs']} epochs of {r['trained_on']}" if "epochs" in r else f"weights {r['weights']}"
         parts.append(
             f"Crops of {r['size']} pixels, {r['backbone']} ({r['params'] / 1e6:.2f} M parameters, {r['gf']:.3f} GF a "
-            f"face), {r['epochs']} epochs of {r['trained_on']}; on {r['rows'][0]['domain']}:"
+            f"face), {learnt}; on {r['rows'][0]['domain']}:"
         )
         head = ["points", "looked at", "error, of the face's size", "AUC", "failures", "missed"]
         rows = [

@@ -337,12 +337,11 @@ def test_the_topology_of_a_net_s_meshes_is_told_to_the_analyzer():
 # The lower level
 
 
-@pytest.mark.parametrize("share", [0, 1])
-def test_the_parts_put_together_are_the_whole(share):
+def test_the_parts_put_together_are_the_whole():
     one = analyzer()
     boxes = [letterbox(image.shape[:2], (128, 128)) for image in PHOTOS]
     x = np.stack([preprocess(image, box, FACTS) for image, box in zip(PHOTOS, boxes)])
-    outputs = one.detect_canvas(x, share * one.score_thresh)
+    outputs = one.detect_canvas(x)
     assert all(isinstance(output, np.ndarray) for output in outputs)
     assert postprocess(outputs, boxes, one.score_thresh) == one(PHOTOS) == one.detect_letterboxed(PHOTOS, boxes)
 

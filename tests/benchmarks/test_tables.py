@@ -440,13 +440,15 @@ def test_regressed_points_stand_beside_a_detector_s_own(script, project):
         {**common, "model": f"{NAME}, its own", "align": "detections", "missed": 3, "size": 320},
     ]
     of_net = {"model": "regressor_x", "backbone": "x", "size": 112, "params": 212_000, "gf": 0.0123}
-    result = {**of_net, "trained_on": "lmk_train", "epochs": 20, "rows": rows}
-    (folder / "lmk_val.json").write_text(json.dumps(result))
+    result = {**of_net, "weights": "last.params", "rows": rows}
+    (folder / "scored.json").write_text(json.dumps(result))
+    (folder / "lmk_val.json").write_text(json.dumps({**result, "trained_on": "lmk_train", "epochs": 20}))
     path = project / "benchmarks" / "README.md"
     path.write_text("<!-- begin:regressed -->\n<!-- end:regressed -->\n")
     script("make_tables").main(["--root", str(project)])
     text = path.read_text()
     assert f"x (0.21 M parameters, 0.012 GF a face), 20 epochs of lmk_train; on {HELEN}:" in text
+    assert f"0.012 GF a face), weights last.params; on {HELEN}:" in text
     assert "| `regressor_x, labelled boxes` | labelled boxes | 4.12 % | 59.00 % | 2.10 % > 10 % | 0 of 330 |" in text
     assert f"| `{NAME}, its own` | faces found, long side 320 | 4.12 % |" in text and "| 3 of 330 |" in text
 

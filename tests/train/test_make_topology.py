@@ -30,8 +30,6 @@ def model(tmp_path):
     )
     np.save(tmp_path / "halves.npy", np.array(TRIANGLES) + 0.5)
     np.savetxt(tmp_path / "vertices.txt", VERTICES)
-    # What Matlab writes since 7.3, as its first bytes say.
-    (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
     np.savetxt(tmp_path / "from_one.txt", np.array(VERTICES) + 1)
     np.savetxt(tmp_path / "triangles_from_one.txt", np.array(TRIANGLES) + 1)
     (tmp_path / "triangles.json").write_text(json.dumps(TRIANGLES))
@@ -113,6 +111,14 @@ def test_matlab_files_are_read(script, model):
     np.testing.assert_array_equal(load_topology(out).triangles, TRIANGLES)
 
 
+def test_matlab_files_that_scipy_does_not_read_are_named(script, model, capsys):
+    pytest.importorskip("scipy.io")
+    # What Matlab writes since 7.3, as its first bytes say.
+    (model / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    code, _ = make(script, model, "--shape", "@new.mat:shapeMU", "--triangles", "@triangles.json")
+    assert code == 1 and "new.mat" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -139,7 +145,6 @@ def test_matlab_files_are_read(script, model):
             ),
             "uv: expected (6, 2), a row for each vertex of the model, got (3, 6)",
         ),
-        (("--shape", "@new.mat:shapeMU", "--triangles", "@triangles.json"), "new.mat"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_and_nothing_is_written(script, model, arguments, message, capsys):
