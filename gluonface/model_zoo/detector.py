@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from .._compat import mx
 from ..decode import AnchorSpec
 from ..facts import ModelFacts
@@ -152,17 +154,79 @@ class AnchorDetector(ZooBlock):
         self._build_cache(mx.nd.zeros((1, 3, self.facts.size, self.facts.size)))
         super().export(path, epoch, remove_amp_cast)
 
-    def _suppress(self, F, rows, least: float = 0.0):
-        """Rows (B, N, 6 + ...) of class, score, box xyxy and more, to those that are left, best first; of arrays, those
-        of a score below ``least`` may be missing.
+    def _choose(self, F, scores, least: float, *parts):
+        """What is worked out and looked at by suppression: in a graph of fixed shapes all anchors, of arrays those that
+        have a score, a small part of them.
+
+        Parameters
+        ----------
+        scores : (B, N, 1)
+        least : float
+            See `find`.
+        *parts : (B, N, ...) or (1, N, ...)
+            What there is of each anchor.
+
+        Returns
+        -------
+        topk : int
+            How many rows suppression looks at.
+        number : (B, n, 1)
+            The chosen anchors.
+        scores : (B, n, 1)
+            Of these, in the same order; -1 of rows that fill up.
+        *parts : (B, n, ...)
         """
-        topk = self.nms_topk
-        if F is mx.nd:
-            # Operators take time for rows that they may look at, rows of no score included. Few numbers, few sizes.
-            count = int((rows[:, :, 1] >= max(self.score_thresh, least)).sum(axis=1).max().asscalar())
-            enough = 1 << max(6, (count - 1).bit_length())
-            topk = min(enough, topk) if topk > 0 else enough
+        if F is not mx.nd:
+            number = F.broadcast_like(F.contrib.arange_like(scores, axis=1).reshape((1, -1, 1)), scores)
+            return self.nms_topk, number, scores, *parts
+        host = scores.asnumpy()[:, :, 0]
+        batch, count = host.shape
+        chosen = [np.flatnonzero(row >= max(self.score_thresh, least)) for row in host]
+        # Operators take time for rows that they may look at, rows of no score included. Few numbers, few sizes.
+        enough = 1 << max(6, (max(map(len, chosen)) - 1).bit_length())
+        topk = min(enough, self.nms_topk) if self.nms_topk > 0 else enough
+        # As many rows as are given out, at least.
+        width = min(max(enough, self.post_nms), count) if self.post_nms > 0 else count
+        number, kept = np.zeros((batch, width), np.int32), np.full((batch, width), -1, host.dtype)
+        for i, rows in enumerate(chosen):
+            number[i, : len(rows)], kept[i, : len(rows)] = rows, host[i, rows]
+        options = {"ctx": scores.ctx, "dtype": "int32"}
+        alike = mx.nd.array(number, **options)
+        own = mx.nd.array(number + count * np.arange(batch, dtype=np.int32)[:, None], **options)
+        parts = [part[0].take(alike) if len(part) == 1 else part.reshape((-3, 0)).take(own) for part in parts]
+        kept = mx.nd.array(kept[:, :, None], ctx=scores.ctx, dtype=host.dtype)
+        return topk, alike.expand_dims(2).astype(host.dtype), kept, *parts
+
+    def _suppress(self, F, rows, topk: int):
+        """Rows (B, n, 6 + ...) of class, score, box xyxy and more, to those that are left, best first."""
         return suppress(F, rows, self.nms_thresh, topk, self.post_nms, self.score_thresh)
+
+    def _of_faces(self, F, ids, scores, least: float, work_out, *parts):
+        """What costs much a face, of the rows that are left: (B, n, C), -1 of padding.
+
+        In a graph of fixed shapes it is worked out for all rows, of arrays for as many as are faces of a score of
+        ``least`` or more, which come first.
+
+        Parameters
+        ----------
+        ids, scores : (B, n, 1)
+        work_out : callable
+            ``parts`` of some rows to (B, rows, C).
+        *parts : (B, n, ...)
+        """
+        rows, kept = None, None
+        if F is mx.nd:
+            count = int((F.broadcast_logical_and(ids >= 0, scores >= least)).sum(axis=1).max().asscalar())
+            rows = ids.shape[1]
+            # Few numbers, few sizes.
+            kept = min(1 << max(0, count - 1).bit_length(), rows)
+            ids, *parts = (part[:, :kept] for part in (ids, *parts))
+        found = work_out(*parts)
+        found = F.where(F.broadcast_like(ids, found) < 0, F.ones_like(found) * -1, found)
+        if kept == rows:
+            return found
+        padding = F.full((len(found), rows - kept, found.shape[2]), -1, ctx=found.ctx, dtype=found.dtype)
+        return F.concat(found, padding, dim=1)
 
 
 class FaceDetector(AnchorDetector):
@@ -207,8 +271,10 @@ class FaceDetector(AnchorDetector):
         ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4), landmarks (B, n, 2K), pose (B, n, 3) where the network has it
             Best first, in input pixels and degrees, padded with -1.
         """
-        anchors = self.anchors(x)
         scores = F.slice_axis(F.softmax(cls_preds, axis=-1), axis=-1, begin=1, end=2)
+        topk, number, scores, anchors, box_preds, landmark_preds = self._choose(
+            F, scores, least, self.anchors(x), box_preds, landmark_preds
+        )
         columns = [
             F.zeros_like(scores),
             scores,
@@ -217,10 +283,9 @@ class FaceDetector(AnchorDetector):
         ]
         if self.decode_pose is not None:
             # Which anchor a row is from, for the pose of those that are left.
-            number = F.contrib.arange_like(scores, axis=1).reshape((1, -1, 1))
             side = F.slice_axis(anchors, axis=-1, begin=2, end=3) - F.slice_axis(anchors, axis=-1, begin=0, end=1)
-            columns += [F.broadcast_like(number, scores), F.broadcast_like(side, scores)]
-        rows = self._suppress(F, F.concat(*columns, dim=-1), least)
+            columns += [number, F.broadcast_like(side, scores)]
+        rows = self._suppress(F, F.concat(*columns, dim=-1), topk)
         cuts = (0, 1, 2, 6, 6 + 2 * self.num_points)
         found = tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in pairwise(cuts))
         if self.decode_pose is None:
@@ -228,6 +293,9 @@ class FaceDetector(AnchorDetector):
         number, side = (
             F.slice_axis(rows, axis=-1, begin=cuts[-1] + k, end=cuts[-1] + k + 1).reshape((0, -1)) for k in (0, 1)
         )
-        # The rows that are padding take the first anchor's, and lose it again.
-        pose = self.decode_pose(self.network.pose_head(*pose_cells, F.relu(number), side))
-        return *found, F.where(F.broadcast_like(found[0], pose) < 0, F.ones_like(pose) * -1, pose)
+
+        def poses(number, side):
+            # The rows that are padding take the first anchor's, and lose it again.
+            return self.decode_pose(self.network.pose_head(*pose_cells, F.relu(number), side))
+
+        return *found, self._of_faces(F, *found[:2], least, poses, number, side)

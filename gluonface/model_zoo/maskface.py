@@ -151,8 +151,9 @@ class MaskFaceDetector(ReadsHeatmaps, AnchorDetector):
         as in :meth:`AnchorDetector.find`.
         """
         scores = F.slice_axis(F.softmax(cls_preds, axis=-1), axis=-1, begin=1, end=2)
-        boxes = self.decode_boxes(box_preds, self.anchors(x))
-        rows = self._suppress(F, F.concat(F.zeros_like(scores), scores, boxes, dim=-1), least)
+        topk, _, scores, anchors, box_preds = self._choose(F, scores, least, self.anchors(x), box_preds)
+        boxes = self.decode_boxes(box_preds, anchors)
+        rows = self._suppress(F, F.concat(F.zeros_like(scores), scores, boxes, dim=-1), topk)
         return tuple(F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in ((0, 1), (1, 2), (2, 6)))
 
     def find_points(self, F, rois, *maps):

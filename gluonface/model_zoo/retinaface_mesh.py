@@ -154,36 +154,31 @@ class RetinaFaceMeshDetector(PartlyUsed, AnchorDetector):
         ids (B, n, 1), scores (B, n, 1), bboxes (B, n, 4), landmarks (B, n, 10), and mesh (B, n, 3V) where there is one
             Best first, in input pixels, depth from the tip of the nose, padded with -1.
         """
-        anchors = self.anchors(x)
+        first = ()
         if self.network.cascade:
             cls_preds = {"first": rest[-2], "second": cls_preds, "mean": (cls_preds + rest[-2]) / 2}[self.scoring]
-            anchors = self.square(self.decode_boxes(rest[-1], anchors))
+            first = rest[-1:]
         scores = F.slice_axis(F.softmax(cls_preds, axis=-1), axis=-1, begin=1, end=2)
+        topk, number, scores, anchors, box_preds, landmark_preds, *first = self._choose(
+            F, scores, least, self.anchors(x), box_preds, landmark_preds, *first
+        )
+        if first:
+            anchors = self.square(self.decode_boxes(first[0], anchors))
         boxes, points = self.decode_boxes(box_preds, anchors), self.decode_points(landmark_preds, anchors)
         # Which anchor a row is from, and where that lies, for the mesh of those that are left.
-        number = F.broadcast_like(F.contrib.arange_like(scores, axis=1).reshape((1, -1, 1)), scores)
         frames = F.broadcast_like(anchors, boxes)
-        rows = self._suppress(F, F.concat(F.zeros_like(scores), scores, boxes, points, number, frames, dim=-1), least)
+        rows = self._suppress(F, F.concat(F.zeros_like(scores), scores, boxes, points, number, frames, dim=-1), topk)
         cuts = ((0, 1), (1, 2), (2, 6), (6, 16), (16, 17), (17, 21))
         *found, number, frames = (F.slice_axis(rows, axis=-1, begin=a, end=b) for a, b in cuts)
         if self.network.mesh_head is None:
             return tuple(found)
-        if F is not mx.nd:
-            return *found, self._meshes(F, rest[0], found[0], number, frames)
-        # On arrays it is known how many rows are faces. Few numbers, few sizes.
-        ids, scores, *_ = found
-        count = int((F.broadcast_logical_and(ids >= 0, scores >= least)).sum(axis=1).max().asscalar())
-        kept = min(1 << max(0, count - 1).bit_length(), ids.shape[1])
-        mesh = self._meshes(F, rest[0], *(part[:, :kept] for part in (ids, number, frames)))
-        padding = F.full((len(ids), ids.shape[1] - kept, mesh.shape[2]), -1, ctx=mesh.ctx, dtype=mesh.dtype)
-        return *found, F.concat(mesh, padding, dim=1) if kept < ids.shape[1] else mesh
 
-    def _meshes(self, F, cells, ids, number, frames):
-        """Meshes (B, n, 3V) of rows: ids (B, n, 1), the numbers of their anchors and where these lie; -1 of padding."""
-        # The rows that are padding take the first anchor's, and lose it again.
-        coded = self.network.mesh_head(cells, F.relu(number).reshape((0, -1)))
-        mesh = self.decode_mesh(coded, frames)
-        return F.where(F.broadcast_like(ids, mesh) < 0, F.ones_like(mesh) * -1, mesh)
+        def meshes(number, frames):
+            # The rows that are padding take the first anchor's, and lose it again.
+            coded = self.network.mesh_head(rest[0], F.relu(number).reshape((0, -1)))
+            return self.decode_mesh(coded, frames)
+
+        return *found, self._of_faces(F, *found[:2], least, meshes, number, frames)
 
 
 # ---- variants --------------------------------------------------------------------------------------------------------

@@ -169,14 +169,6 @@ def test_records_choose_the_schedules(tmp_path):
     assert {choice.how for choice in choices} == {"tuned", "plain"}
 
 
-#: Nets of which records of a target are missing.
-NOT_TUNED = {
-    ("x86-64-v4", "kpnet_drnet_fc26"),
-    ("x86-64-v3", "maskface_mobilenetv2_1.0_fc26"),
-    ("x86-64-v4", "maskface_mobilenetv2_1.0_fc26"),
-    ("x86-64-v3", "retinaface_mobilenet0.25_mesh468_fc26"),
-    ("x86-64-v4", "retinaface_mobilenet0.25_mesh468_fc26"),
-}
 TUNED_SIZES = {"kpnet": [256, 320, 640]}
 
 
@@ -184,8 +176,6 @@ TUNED_SIZES = {"kpnet": [256, 320, 640]}
 @pytest.mark.parametrize("name", gluonface.list_models(pretrained=True))
 def test_every_kernel_of_the_trained_nets_comes_tuned(target, name):
     row, net = find_target(target), gluonface.get_model(name, pretrained=True)
-    if (target, name) in NOT_TUNED:
-        pytest.skip(f"{name} was not tuned for {target} yet: hours of a processor of that kind")
     sizes = TUNED_SIZES.get(net.facts.system, [640, (480, 640)]) if net.facts.task == "detection" else None
     _, choices = build.lower(build.module_of(net, buckets_for(net, sizes), row), row, Records.shipped(row.records))
     assert {choice.how for choice in choices} == {"tuned", "plain"}
@@ -193,6 +183,19 @@ def test_every_kernel_of_the_trained_nets_comes_tuned(target, name):
         other = build.module_of(net, buckets_for(net, [384]), row)
         _, choices = build.lower(other, row, Records.shipped(row.records))
         assert "nearest" in {choice.how for choice in choices}  # another size: not tuned, but not left to the rule
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4"])
+def test_every_kernel_of_the_light_net_with_deformable_convolution_comes_tuned(target):
+    row = find_target(target)
+    net = gluonface.get_model("retinaface_mobilenet0.25_mesh468_fc26", deformable=True)
+    net.initialize()
+    net.network(build.mx.nd.zeros((1, 3, 64, 64)))
+    module = build.module_of(net, buckets_for(net, [640]), row)
+    module, choices = build.lower(module, row, Records.shipped(row.records))
+    assert {choice.how for choice in choices} == {"tuned", "plain"}
+    # One of a map of 160 by 160 whose 3x3 kernel's places are moved: nine times 64 channels in one column.
+    assert "convolution out1x160x160x64 sum1x1x576 in1x160x160x64" in Records.shipped(row.records).records
 
 
 @pytest.mark.parametrize("target", ["cuda-sm80", "android-opencl"])

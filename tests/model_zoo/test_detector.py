@@ -101,6 +101,26 @@ def test_suppression_looks_at_as_many_boxes_as_have_a_score_and_at_no_more_than_
     assert (net(X)[0].asnumpy() == -1).all() and asked[-1] == 64
 
 
+def test_boxes_are_decoded_of_anchors_with_a_score_alone_and_as_many_rows_are_given_as_ever(preds, monkeypatch):
+    decoded, decode = [], detector.BoxDecoder.forward
+    monkeypatch.setattr(
+        detector.BoxDecoder, "forward", lambda self, *a: (decoded.append([p.shape[1] for p in a]), decode(self, *a))[1]
+    )
+    net = made(*preds, score_thresh=0.0)
+    everything, count = [o.asnumpy() for o in net(X)], preds[0].shape[1]
+    assert decoded == [[count, count]] and count > 64
+    for post_nms, least, rows in ((7, 0.98, 64), (count - 1, 0.98, count - 1), (-1, 0.98, count), (7, 0.0, count)):
+        net.set_nms(0.4, -1, post_nms, 0.0)
+        few = [o.asnumpy() for o in net.finish(X, net.network(X), least)]
+        assert decoded[-1] == [rows, rows]
+        given = post_nms if post_nms > 0 else count
+        sure = everything[1][:, :given, 0] >= least
+        assert sure.any()
+        for one, wanted in zip(few, everything, strict=True):
+            assert one.shape[1] == given
+            np.testing.assert_allclose(one[sure], wanted[:, :given][sure], rtol=1e-6)
+
+
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_detections_are_those_of_numpy_decoding_and_nms(preds, hybrid):
     net = made(*preds, nms_thresh=0.4, nms_topk=-1, post_nms=-1, score_thresh=0.3)
