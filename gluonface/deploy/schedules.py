@@ -8,6 +8,7 @@ its input is padded a few rows at a time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .._compat import import_optional
@@ -32,6 +33,8 @@ __all__ = [
 TILED = {"convolution": (4, 1, 2), "depthwise": (4, 1, 2), "deconvolution": (6, 1, 3), "winograd": (6, 1, 4)}
 
 
+#: Blocks of channels from which on the cores share these alone.
+_SHARED = 8
 #: Parts of the names of blocks that make a convolution's input a few rows at a time.
 _INPUT = ("padded", "columns")
 
@@ -232,7 +235,10 @@ def schedule(function, knobs: Knobs, *, parallel: bool = True):
         if lanes:
             sch.vectorize(sch.split(channel, [None, lanes])[1])
     if parallel:
-        sch.parallel(sch.fuse(*order[:2]))
+        shared = order[:2]
+        if knobs.order == "block" and math.prod(int(sch.get(loop).extent) for loop in shared) < _SHARED:
+            shared = order[:-1]  # too few blocks, perhaps one: the cores share the rows, too
+        sch.parallel(sch.fuse(*shared))
     # Last, since the loops around a reduction in two parts are not seen to be independent any more.
     first = sch.decompose_reduction(anchor, taps[0])
     for loop, kind in zip(sch.get_loops(first)[-3:], (sch.unroll, sch.unroll, sch.vectorize)):

@@ -1,5 +1,7 @@
 """Convolutions on register tiles give MXNet's numbers, whatever the knobs."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -214,3 +216,13 @@ def test_a_deconvolution_of_groups_is_that_of_mxnet(stride, groups):
             lambda e, v, w=weight, s=settings: convolution.deconvolution(e, v, w, None, **s), last(x).shape
         )
         assert np.abs(first(run(module, last(x))) - expected).max() < 1e-4, (side, pad)
+
+
+@pytest.mark.parametrize(("filters", "wanted"), [(16, 24), (256, 16)])
+def test_cores_share_rows_where_blocks_are_too_few_to_be_shared(filters, wanted, rng):
+    weight = rng.normal(size=(filters, 4, 1, 1)).astype(np.float32)
+    same = {"stride": (1, 1), "pad": (0, 0)}
+    made = module_of(lambda e, x: convolution.convolution(e, x, weight, None, **same), (1, 24, 8, 4))
+    knobs = schedules.Knobs(places=4, vectors=1, order="block")
+    script = schedules.schedule(kernel(made), knobs).mod.script()
+    assert max(map(int, re.findall(r"T\.parallel\(T\.int64\((\d+)\)\)", script))) == wanted
