@@ -111,13 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         analyzer, name = build_proposer(args) if args.proposals else build_analyzer(args, boxes_alone=boxes_alone)
         detections = detect(analyzer, read_photos(samples, turns), args)
 
-    fitted = {}
+    detections, fitted = list(detections), {}
     if args.fit_boxes:
-        detections = list(detections)
         fit = fit_boxes(detections, labels)
         fitted = {"fitted_boxes": dataclasses.asdict(fit)}
         detections = [faces.with_(boxes=fit(faces.boxes)) for faces in detections]
-    detections = list(detections)
     matches = match_photos(detections, labels)
     if not args.points_only and all(faces.landmarks5 is None for faces in detections):
         # Boxes alone say nothing of points: none is missed.

@@ -214,18 +214,18 @@ class AnchorDetector(ZooBlock):
             ``parts`` of some rows to (B, rows, C).
         *parts : (B, n, ...)
         """
-        rows, kept = None, None
+        missing = 0
         if F is mx.nd:
             count = int((F.broadcast_logical_and(ids >= 0, scores >= least)).sum(axis=1).max().asscalar())
-            rows = ids.shape[1]
             # Few numbers, few sizes.
-            kept = min(1 << max(0, count - 1).bit_length(), rows)
+            kept = min(1 << max(0, count - 1).bit_length(), ids.shape[1])
+            missing = ids.shape[1] - kept
             ids, *parts = (part[:, :kept] for part in (ids, *parts))
         found = work_out(*parts)
         found = F.where(F.broadcast_like(ids, found) < 0, F.ones_like(found) * -1, found)
-        if kept == rows:
+        if not missing:
             return found
-        padding = F.full((len(found), rows - kept, found.shape[2]), -1, ctx=found.ctx, dtype=found.dtype)
+        padding = F.full((len(found), missing, found.shape[2]), -1, ctx=found.ctx, dtype=found.dtype)
         return F.concat(found, padding, dim=1)
 
 
